@@ -1,0 +1,19 @@
+"""The logger of the library: one line each to stderr, silent on ranks above 0 below a warning."""
+
+import logging
+import os
+
+logger = logging.getLogger("ascend_keras")
+
+
+def _configure():
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[ascend_keras] %(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+    # Only rank 0 talks: eight ranks that each say the same thing hide the one that says something else.
+    logger.setLevel(logging.INFO if os.environ.get("RANK_ID", "0") in ("0", "") else logging.WARNING)
+
+
+if not logger.handlers:
+    _configure()
