@@ -1,0 +1,129 @@
+"""What a backend owes the trainer."""
+
+import contextlib
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from ascend_keras import compat, optimizers
+from ascend_keras.backends import npu_options
+from ascend_keras.distributed.cluster import Cluster
+
+
+class Availability(NamedTuple):
+    """Whether a backend can be had on this machine, and if not, why and what to do."""
+
+    ok: bool
+    reason: str
+    remedy: str = ""
+
+
+class Settings(NamedTuple):
+    """What the trainer was asked for, checked.
+
+    Attributes:
+        options: the adapter options.
+        cluster: rank, size and device of this process.
+        product: "910A", "A2", "A3", "950", or None when not stated.
+        session_config: TF 1.15 only: a ConfigProto to start from.
+    """
+
+    options: npu_options.OptionSet
+    cluster: Cluster
+    product: Optional[str] = None
+    session_config: Any = None
+
+
+class Backend:
+    """One way to run tf.keras: an adapter of an NPU, or the host.
+
+    A backend is opened once, before any variable exists, and closed once. Its class says whether it can be had at all.
+    """
+
+    name = ""
+    adapter: Optional[str] = None
+    # Whether open() fixes options for the life of the process, so that a second trainer cannot have others.
+    process_wide = True
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Says whether this backend can be had, without importing its adapter."""
+        raise NotImplementedError
+
+    def check(self) -> List[str]:
+        """Problems of the settings that only this backend sees; each names value and remedy."""
+        return []
+
+    def open(self) -> None:
+        """Takes the device and fixes the options."""
+
+    def close(self) -> None:
+        """Gives the device back."""
+
+    def scope(self):
+        """A context in which the model is built."""
+        return contextlib.ExitStack()
+
+    @property
+    def needs_loss_scale(self) -> bool:
+        """Whether gradients may be computed in float16, so that loss_scale="auto" means "dynamic"."""
+        mode = precision(self.settings.options)
+        if mode is None:
+            # Without a mode the 910A takes allow_fp32_to_fp16, the later products keep the dtypes of the model.
+            return self.settings.product in (None, "910A") or compat.computes_in_float16()
+        return mode not in NO_FLOAT16 or compat.computes_in_float16()
+
+    def assemble(self, optimizer, loss_scale):
+        """Puts loss scaling and the reduction over ranks around `optimizer`, in the order that cannot hang."""
+        return optimizers.scale_loss(optimizer, loss_scale)
+
+    def before_run(self, steps_per_execution: int, steps: Dict[str, Optional[int]]) -> None:
+        """Checks and prepares fit, evaluate or predict.
+
+        Args:
+            steps_per_execution: steps in one call of the device.
+            steps: steps of each phase ("train", "test", "predict"), None where they are unknown.
+
+        Raises:
+            ValueError, RuntimeError: the run would stall, or would not be on the device.
+        """
+
+    def synchronise(self, variables) -> None:
+        """Gives every rank the values of rank 0, in list order."""
+
+    def describe(self) -> Dict[str, Any]:
+        """What is stated at start, in the history and in the result file."""
+        return {"backend": self.name}
+
+
+def refuse_late(what):
+    """Raises if variables exist already, which would not be on the device that is about to be opened.
+
+    Args:
+        what: what has to come first, for the message.
+
+    Raises:
+        RuntimeError: there are variables.
+    """
+    names = compat.existing_variables()
+    if names:
+        raise RuntimeError(
+            "{} before any variable exists. Received: {} variables, such as {!r}. Create NPUTrainer first, and the "
+            "model after it.".format(what, len(names), names[0])
+        )
+
+
+# Modes under which the device makes no float16 out of float32.
+NO_FLOAT16 = (
+    "must_keep_origin_dtype",
+    "origin",
+    "allow_mix_precision_bf16",
+    "allow_fp32_to_bf16",
+    "mixed_bfloat16",
+)
+
+
+def precision(options) -> Optional[str]:
+    """The precision mode of either knob, None when neither was turned."""
+    return options.get("precision_mode") or options.get("precision_mode_v2")

@@ -1,0 +1,190 @@
+"""TF 1.15 on an Ascend NPU, through the adapter `npu_bridge`: a session whose config carries a NpuOptimizer."""
+
+import importlib
+import importlib.util
+import os
+
+from ascend_keras import compat, optimizers
+from ascend_keras.backends.base import Availability, Backend, refuse_late
+from ascend_keras.compat import keras, tf
+from ascend_keras.log import logger
+
+# The adapter averages gradients by a rank group that it registers under the job's name, and dies without one.
+DEFAULT_JOB_ID = "ascend_keras"
+
+REMEDY = "Install the CANN package for TensorFlow 1.15 and source its set_env.sh, so that PYTHONPATH holds npu_bridge."
+
+
+def session_config(options, base=None):
+    """Makes the ConfigProto that offloads a TF 1.15 session to the NPU.
+
+    Args:
+        options: an `OptionSet`; each option goes into the field (b, i, s) that the adapter reads.
+        base: a ConfigProto to start from; it is copied. A NpuOptimizer that it holds already is completed.
+
+    Returns:
+        A ConfigProto with exactly one NpuOptimizer and the rewriters off that would change the graph under it.
+    """
+    config = tf.ConfigProto()
+    if base is not None:
+        config.CopyFrom(base)
+    config.allow_soft_placement = True
+    config.log_device_placement = False
+    config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.OFF
+    rewrite = config.graph_options.rewrite_options
+    # The adapter's own helper leaves memory_optimization on where a NpuOptimizer is there already. OFF is the value its
+    # documentation gives for both fields; in memory_optimization that number (2) means "by hand only".
+    off = type(rewrite).OFF
+    rewrite.remapping = off
+    rewrite.memory_optimization = off
+    parameters = _npu_optimizer(rewrite).parameter_map
+    # Stated rather than left to its default: a value in a wrong field would read as False and train on the CPU.
+    parameters["use_off_line"].b = True
+    for key, field, value in options.parameter_map():
+        setattr(parameters[key], field, value)
+    return config
+
+
+def _npu_optimizer(rewrite):
+    ours = [entry for entry in rewrite.custom_optimizers if entry.name == "NpuOptimizer"]
+    if ours:
+        return ours[0]
+    entry = rewrite.custom_optimizers.add()
+    entry.name = "NpuOptimizer"
+    return entry
+
+
+class NpuBridgeBackend(Backend):
+    """One Ascend NPU per process under TF 1.15."""
+
+    name = "npu_bridge"
+    adapter = "tf115"
+
+    def __init__(self, settings):
+        super().__init__(settings)
+        self._session = None
+        self._npu = None
+        self._broadcast = {}
+
+    @classmethod
+    def availability(cls):
+        """TF 1.15 and a package npu_bridge; the package is not imported, since its import changes every session."""
+        if not compat.TF1:
+            return Availability(False, "needs TensorFlow 1.15, found {}.".format(tf.__version__))
+        if importlib.util.find_spec("npu_bridge") is None:
+            return Availability(False, "No module named 'npu_bridge'.", REMEDY)
+        return Availability(True, "npu_bridge for TensorFlow {}".format(tf.__version__))
+
+    def check(self):
+        """A launch under which rank 0 could not be told from the others."""
+        if self.settings.cluster.mode != "cm":
+            return []
+        return [
+            "On TF 1.15 the rank of a CM_* launch is known only after training has started. Received: "
+            "CM_WORKER_SIZE={}. Launch with a rank table: RANK_TABLE_FILE, RANK_SIZE, RANK_ID.".format(
+                self.settings.cluster.size
+            )
+        ]
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    def open(self):
+        """Imports the adapter, makes the session and gives it to Keras, before any variable exists."""
+        refuse_late("Keras has to get the session of the NPU")
+        os.environ.setdefault("JOB_ID", DEFAULT_JOB_ID)
+        self._npu = load_adapter()
+        self.settings.options.make_directories()
+        self._session = tf.Session(config=session_config(self.settings.options, self.settings.session_config))
+        keras.backend.set_session(self._session)
+
+    def close(self):
+        """Closes the session, which releases the device."""
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        self._broadcast.clear()
+        session.close()
+        # Keras would go on with the closed session.
+        keras.backend.clear_session()
+
+    def before_run(self, steps_per_execution, steps):
+        """Makes sure that Keras still has the NPU's session."""
+        if keras.backend.get_session() is not self._session:
+            raise RuntimeError(
+                "Keras no longer runs in the NPU's session: keras.backend.clear_session() or set_session() replaced "
+                "it, and with it every option. Create a new NPUTrainer and build the model again after it."
+            )
+
+    # --- optimizer ----------------------------------------------------------------------------------------------
+
+    def assemble(self, optimizer, loss_scale):
+        """Reduces where gradients are computed, inside the loss scaling, which tests them afterwards."""
+        if self.settings.cluster.size > 1:
+            optimizers.distribute(compat.inner_optimizer(optimizer), self._npu.npu_distributed_optimizer_wrapper)
+        return optimizers.scale_loss(optimizer, loss_scale, float_status=self._float_status())
+
+    def _float_status(self):
+        """The device's overflow register, where the device clips instead of showing Inf; else None."""
+        if self._npu.npu_plugin.is_inf_nan_enabled():
+            return None
+        operations = importlib.import_module("npu_bridge.helper.helper").get_gen_ops()
+        all_reduce = None
+        if self.settings.cluster.size > 1:
+            hccl_ops = self._npu.hccl_ops
+
+            def all_reduce(status):
+                return hccl_ops.allreduce(status, "sum", fusion=0)
+
+        return optimizers.FloatStatus(
+            read=operations.npu_get_float_status_v2,
+            clear=operations.npu_clear_float_status_v2,
+            all_reduce=all_reduce,
+        )
+
+    def synchronise(self, variables):
+        """Broadcasts in list order: the adapter's callback orders by memory address, which differs per rank."""
+        if self.settings.cluster.size == 1:
+            return
+        session = keras.backend.get_session()  # also initialises the variables that are new
+        key = tuple(variable.name for variable in variables)
+        if key not in self._broadcast:
+            self._broadcast[key] = self._build_broadcast(variables)
+        session.run(self._broadcast[key])
+
+    def _build_broadcast(self, variables):
+        assigns = []
+        for variable in variables:
+            # One after the other: collectives are matched between ranks by their order.
+            with tf.control_dependencies(assigns[-1:]):
+                (value,) = self._npu.hccl_ops.broadcast([variable.read_value()], 0)
+            assigns.append(variable.assign(value).op)
+        return tf.group(*assigns)
+
+    def describe(self):
+        """The device, and how its overflow shows."""
+        return {
+            "backend": self.name,
+            "device": "NPU {}".format(self.settings.cluster.device_id),
+            "overflow": "Inf/NaN" if self._npu and self._npu.npu_plugin.is_inf_nan_enabled() else "saturation",
+            "tensorflow": tf.__version__,
+        }
+
+
+def load_adapter():
+    """Imports npu_bridge and makes sure that its native library is loaded.
+
+    Raises:
+        RuntimeError: the package is there but cannot work; training would silently run on the CPU.
+    """
+    try:
+        npu_init = importlib.import_module("npu_bridge.npu_init")
+        operations = importlib.import_module("npu_bridge.helper.helper").get_gen_ops()
+        if not callable(operations.npu_get_float_status_v2):
+            raise ImportError("the library has no operation npu_get_float_status_v2")
+    except Exception as error:  # without its libraries the adapter fails in many ways, all fatal here
+        raise RuntimeError(
+            "npu_bridge is installed but its native library cannot be used, so TensorFlow would train on the CPU. "
+            "Received: {}: {}. {}".format(type(error).__name__, error, REMEDY)
+        ) from error
+    logger.info("npu_bridge loaded; every session of this process now runs on the NPU")
+    return npu_init

@@ -1,0 +1,1 @@
+"""All about ranks: who this process is among them."""

@@ -1,0 +1,95 @@
+"""Files that load where ascend_keras is not installed, written aside and renamed."""
+
+import contextlib
+import os
+import shutil
+
+import numpy as np
+
+from ascend_keras import compat
+
+
+def save(model, path):
+    """Writes a model or its weights, replacing `path` only when the new file is whole.
+
+    Args:
+        model: a Keras model.
+        path: `*.npz`: the arrays of `model.get_weights()` in their order, with `names` and `shapes`; `*.weights.h5`:
+            weights in Keras' own format; anything else: `model.save`, with the optimizer as Keras itself has it.
+    """
+    path = os.fspath(path)
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    # The name ends as before, since Keras reads the format from it.
+    aside = os.path.join(folder, ".{}.{}".format(os.getpid(), name))
+    try:
+        _write(model, aside)
+        _replace(aside, path)
+    finally:
+        _remove(aside)
+
+
+def _write(model, path):
+    if path.endswith(".npz"):
+        arrays = model.get_weights()
+        named = {"weight_{:05d}".format(index): array for index, array in enumerate(arrays)}
+        np.savez(path, names=np.array([compat.weight_path(weight) for weight in model.weights]), **named)
+    elif path.endswith(".weights.h5"):
+        model.save_weights(path)
+    else:
+        with plain_optimizer(model):
+            model.save(path)
+
+
+def load_weights(model, path):
+    """Loads a `*.npz` of `save` into a model of the same layers, on any stack.
+
+    Raises:
+        ValueError: number or shapes of the arrays differ; all differences are listed.
+    """
+    with np.load(path) as file:
+        names = file["names"].tolist()
+        arrays = [file["weight_{:05d}".format(index)] for index in range(len(names))]
+    present = model.get_weights()
+    problems = []
+    if len(arrays) != len(present):
+        problems.append("the file holds {} arrays, the model {}".format(len(arrays), len(present)))
+    for name, array, weight in zip(names, arrays, present):
+        if array.shape != weight.shape:
+            problems.append("{}: {} in the file, {} in the model".format(name, array.shape, weight.shape))
+    if problems:
+        raise ValueError(
+            "These weights are of another model. Received: {!r}.\n  {}".format(path, "\n  ".join(problems))
+        )
+    model.set_weights(arrays)
+
+
+@contextlib.contextmanager
+def plain_optimizer(model):
+    """Inside, `model.optimizer` is one that Keras can load by itself: a wrapper that it cannot load is left out."""
+    wrapped = getattr(model, "optimizer", None)
+    if wrapped is None or compat.loads_by_itself(wrapped):
+        yield
+        return
+    model.optimizer = compat.inner_optimizer(wrapped)
+    try:
+        yield
+    finally:
+        model.optimizer = wrapped
+
+
+def _replace(aside, path):
+    if os.path.isdir(path):  # a SavedModel: a folder cannot be replaced in one step
+        old = aside + ".old"
+        os.rename(path, old)
+        os.rename(aside, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(aside, path)
+
+
+def _remove(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
