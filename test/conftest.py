@@ -1,0 +1,86 @@
+"""Options and fixtures of the whole test suite."""
+
+import os
+import threading
+
+import harness
+import pytest
+
+# TensorFlow and pytest set these themselves.
+_NOT_OURS = (
+    "PYTEST_CURRENT_TEST",
+    "TF2_BEHAVIOR",
+    "ENABLE_RUNTIME_UPTIME_TELEMETRY",
+    "KMP_INIT_AT_FORK",
+    "KMP_DUPLICATE_LIB_OK",
+    "TF_FORCE_GPU_ALLOW_GROWTH",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--adapter",
+        choices=("fake", "real"),
+        default="fake",
+        help="which Ascend adapter the contract tests run against",
+    )
+
+
+@pytest.fixture(scope="session")
+def adapter_name(request):
+    """The adapter made for this TensorFlow; tests that need one are skipped on every other version."""
+    tf = pytest.importorskip("tensorflow")
+    name = harness.adapter_of(tf.__version__)
+    if name is None:
+        pytest.skip("TensorFlow {} has no Ascend adapter (only 1.15 and 2.6 have).".format(tf.__version__))
+    if request.config.getoption("--adapter") == "real":
+        harness.check_real(name)
+    return name
+
+
+@pytest.fixture
+def adapter(request, adapter_name, tmp_path):
+    """Runs scenarios against the adapter; see harness.Adapter."""
+    return harness.Adapter(adapter_name, request.config.getoption("--adapter") == "real", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_adapter(request, adapter_name, tmp_path_factory):
+    """As `adapter`, for scenarios whose result several tests of a module share."""
+    real = request.config.getoption("--adapter") == "real"
+    return harness.Adapter(adapter_name, real, tmp_path_factory.mktemp("adapter"))
+
+
+def _environment():
+    return {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
+
+
+def _children():
+    """Living processes whose parent is this one, without Python's own helpers."""
+    found = set()
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not entry.isdigit():
+            continue
+        try:
+            with open("/proc/{}/stat".format(entry)) as stream:
+                state, parent = stream.read().rpartition(")")[2].split()[:2]
+            with open("/proc/{}/cmdline".format(entry)) as stream:
+                command = stream.read()
+        except OSError:
+            continue
+        if int(parent) == os.getpid() and state != "Z" and "_tracker" not in command:
+            found.add(entry)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks():
+    """Fails a test that leaves environment variables, processes or threads behind."""
+    environment, children, threads = _environment(), _children(), set(threading.enumerate())
+    yield
+    after = _environment()
+    changed = sorted(key for key in set(environment) | set(after) if environment.get(key) != after.get(key))
+    assert not changed, "The test changed environment variables: {}".format(changed)
+    left = [thread.name for thread in set(threading.enumerate()) - threads if thread.is_alive() and not thread.daemon]
+    assert not left, "The test left threads: {}".format(left)
+    assert not _children() - children, "The test left processes: {}".format(sorted(_children() - children))
