@@ -144,6 +144,11 @@ def loads_by_itself(optimizer):
     return type(optimizer).__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow", "tensorflow_core")
 
 
+def get_session():
+    """The session of Keras on TF 1.15, with all variables initialised."""
+    return tf.compat.v1.keras.backend.get_session()  # the short name prints a deprecation
+
+
 class GraphOp:
     """A side effect on variables that runs as one graph call, built once.
 
@@ -168,9 +173,9 @@ class GraphOp:
     def _make(self):
         if not TF1:
             return tf.function(self._run_without_result, autograph=False)
-        with keras.backend.get_session().graph.as_default():
+        with get_session().graph.as_default():
             op = tf.group(self._build())
-        return lambda: keras.backend.get_session().run(op)
+        return lambda: get_session().run(op)
 
     def _run_without_result(self):
         # What assign() returns would leave the function as a copy of the variable.
@@ -298,7 +303,7 @@ def open_dataset(dataset):
     next_batch = iterator.get_next()
 
     def batches():
-        session = keras.backend.get_session()
+        session = get_session()
         session.run(iterator.initializer)
         while True:
             try:

@@ -1,5 +1,9 @@
 """The registry of backends, and the host."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -8,6 +12,8 @@ from ascend_keras.backends import host, npu_options
 from ascend_keras.backends.base import Availability, Backend, Settings
 from ascend_keras.compat import keras
 from ascend_keras.distributed.cluster import Cluster
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def settings(cluster=None, **options):
@@ -190,6 +196,40 @@ class TestHostPrecision:
     def test_formats_of_no_host(self, mode):
         with pytest.raises(ValueError, match="exists on no host. Received: {!r}".format(mode)):
             backends.open_backend("host", settings(precision_mode_v2=mode))
+
+
+@pytest.mark.parametrize("name", ["npu_device", "npu_bridge"])
+def test_a_tensorflow_without_adapter_is_named(name, monkeypatch):
+    monkeypatch.setattr(compat, "TF_VERSION", (2, 10))
+    monkeypatch.setattr(compat, "TF1", False)
+    monkeypatch.setattr(backends.load(name).__module__ + ".tf.__version__", "2.10.1")
+    with pytest.raises(RuntimeError) as error:
+        backends.choose("npu")
+    needed = {"npu_device": "2.6.5", "npu_bridge": "1.15"}[name]
+    assert "{}: needs TensorFlow {}, found 2.10.1.".format(name, needed) in str(error.value)
+    assert "Received: backend='npu'" in str(error.value)
+
+
+@pytest.mark.skipif(compat.TF_VERSION < (2, 9), reason="enable_op_determinism came with TF 2.9")
+def test_deterministic_acts():
+    code = (
+        "from ascend_keras import NPUTrainer\n"
+        "import sys, tensorflow as tf\n"
+        "from tensorflow.python.framework.config import is_op_determinism_enabled as enabled\n"
+        "NPUTrainer('host'); before = enabled()\n"
+        "NPUTrainer('host', deterministic=True); sys.exit(10 * before + enabled())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 1
+
+
+def test_two_knobs_for_precision_are_refused():
+    options = npu_options.resolve({"precision_mode": "allow_mix_precision"})
+    assert Backend(Settings(options, Cluster())).check() == []
+    with compat.dtype_policy("mixed_float16"):
+        (problem,) = Backend(Settings(options, Cluster())).check()
+        assert "Two knobs lower the precision" in problem and "'allow_mix_precision'" in problem
+        origin = npu_options.resolve({"precision_mode_v2": "origin"})
+        assert Backend(Settings(origin, Cluster())).check() == []
 
 
 def test_host_refuses_ranks():

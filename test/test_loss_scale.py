@@ -183,3 +183,16 @@ def test_whole_model_is_saved_and_loaded_with_its_state(tmp_path):
         np.testing.assert_array_equal(mine, theirs)
     assert optimizers.current_loss_scale(again.optimizer) == 16384.0
     assert optimizers.skipped_steps(again.optimizer) == 1
+
+
+@pytest.mark.parametrize(
+    "text, value", [("none", None), ("None", None), ("auto", "auto"), ("dynamic", "dynamic"), ("1024", 1024.0)]
+)
+def test_flag_text(text, value):
+    assert optimizers.parse_loss_scale(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "off", "0.5", "nan", "-1"])
+def test_bad_flag_text(text):
+    with pytest.raises(ValueError, match="loss_scale must be None, 'auto', 'dynamic' or a number >= 1"):
+        optimizers.parse_loss_scale(text)

@@ -94,6 +94,14 @@ class TestConstruction:
         for word in words:
             assert word in str(error.value)
 
+    def test_unwritable_folder_is_named(self, tmp_path):
+        folder = tmp_path / "dumps"
+        folder.mkdir()
+        folder.chmod(0o500)
+        with pytest.raises(ValueError) as error:
+            NPUTrainer("host", dump=str(folder))
+        assert str(folder) in str(error.value) and "writ" in str(error.value)
+
     def test_unknown_argument_is_a_type_error(self):
         with pytest.raises(TypeError, match="precision"):
             NPUTrainer("host", precision="fp16")

@@ -53,7 +53,13 @@ class Backend:
 
     def check(self) -> List[str]:
         """Problems of the settings that only this backend sees; each names value and remedy."""
-        return []
+        mode = precision(self.settings.options)
+        if mode not in MIXED or not compat.computes_in_float16():
+            return []
+        return [
+            "Two knobs lower the precision: a global float16 policy of Keras, and the device. Received: {!r}. Keep the "
+            "policy and give precision_mode_v2='origin', or reset it to 'float32'.".format(mode)
+        ]
 
     def open(self) -> None:
         """Takes the device and fixes the options."""
@@ -113,6 +119,15 @@ def refuse_late(what):
             "model after it.".format(what, len(names), names[0])
         )
 
+
+# Modes under which the device itself decides which operation runs in 16 bits.
+MIXED = (
+    "allow_mix_precision",
+    "allow_mix_precision_fp16",
+    "allow_mix_precision_bf16",
+    "mixed_float16",
+    "mixed_bfloat16",
+)
 
 # Modes under which the device makes no float16 out of float32.
 NO_FLOAT16 = (

@@ -76,10 +76,11 @@ class NpuBridgeBackend(Backend):
         return Availability(True, "npu_bridge for TensorFlow {}".format(tf.__version__))
 
     def check(self):
-        """A launch under which rank 0 could not be told from the others."""
+        """As everywhere, and a launch under which rank 0 could not be told from the others."""
+        problems = super().check()
         if self.settings.cluster.mode != "cm":
-            return []
-        return [
+            return problems
+        return problems + [
             "On TF 1.15 the rank of a CM_* launch is known only after training has started. Received: "
             "CM_WORKER_SIZE={}. Launch with a rank table: RANK_TABLE_FILE, RANK_SIZE, RANK_ID.".format(
                 self.settings.cluster.size
@@ -109,7 +110,7 @@ class NpuBridgeBackend(Backend):
 
     def before_run(self, steps_per_execution, steps):
         """Makes sure that Keras still has the NPU's session."""
-        if keras.backend.get_session() is not self._session:
+        if compat.get_session() is not self._session:
             raise RuntimeError(
                 "Keras no longer runs in the NPU's session: keras.backend.clear_session() or set_session() replaced "
                 "it, and with it every option. Create a new NPUTrainer and build the model again after it."
@@ -145,7 +146,7 @@ class NpuBridgeBackend(Backend):
         """Broadcasts in list order: the adapter's callback orders by memory address, which differs per rank."""
         if self.settings.cluster.size == 1:
             return
-        session = keras.backend.get_session()  # also initialises the variables that are new
+        session = compat.get_session()  # also initialises the variables that are new
         key = tuple(variable.name for variable in variables)
         if key not in self._broadcast:
             self._broadcast[key] = self._build_broadcast(variables)

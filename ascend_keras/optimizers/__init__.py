@@ -2,7 +2,7 @@
 
 from ascend_keras.optimizers.distribute import distribute
 from ascend_keras.optimizers.loss_scale import current_loss_scale, is_loss_scaled, scale_loss, skipped_steps, unscaled
-from ascend_keras.optimizers.loss_scale_rule import FloatStatus, check_loss_scale
+from ascend_keras.optimizers.loss_scale_rule import FloatStatus, check_loss_scale, parse_loss_scale
 
 __all__ = [
     "FloatStatus",
@@ -10,6 +10,7 @@ __all__ = [
     "current_loss_scale",
     "distribute",
     "is_loss_scaled",
+    "parse_loss_scale",
     "scale_loss",
     "skipped_steps",
     "unscaled",

@@ -1,5 +1,6 @@
 """The numbers of dynamic loss scaling, and what a loss-scale argument may be. No TensorFlow."""
 
+import contextlib
 import math
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -19,6 +20,21 @@ class FloatStatus(NamedTuple):
     read: Callable[[], Any]
     clear: Callable[[], Any]
     all_reduce: Optional[Callable[[Any], Any]] = None
+
+
+def parse_loss_scale(text):
+    """Turns the text of a flag into a `loss_scale` argument: "none", "auto", "dynamic" or a number.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    value: Any = None if text.lower() == "none" else text
+    with contextlib.suppress(ValueError):
+        value = float(text)
+    problem = check_loss_scale(value)
+    if problem:
+        raise ValueError(problem)
+    return value
 
 
 def check_loss_scale(loss_scale):

@@ -55,7 +55,7 @@ class LossScaleOptimizer(keras.optimizers.Optimizer):
         self._track_trackable(optimizer, "inner_optimizer")
 
     def _state(self, name, dtype, value):
-        initializer = tf.constant_initializer(value, dtype=dtype)
+        initializer = keras.initializers.Constant(value)
         return self.add_weight(name, shape=(), dtype=dtype, initializer=initializer, trainable=False)
 
     @property
@@ -119,9 +119,9 @@ class LossScaleOptimizer(keras.optimizers.Optimizer):
                 return [count]
             grow = good_steps >= self._growth_steps
             # A scale that would overflow stays.
-            grown = tf.where(tf.logical_and(grow, scale * 2.0 <= tf.float32.max), scale * 2.0, scale)
-            good_steps = tf.where(tf.logical_and(finite, tf.logical_not(grow)), good_steps, tf.zeros_like(good_steps))
-            new_scale = tf.where(finite, grown, tf.maximum(scale * 0.5, 1.0))
+            grown = tf.where_v2(tf.logical_and(grow, scale * 2.0 <= tf.float32.max), scale * 2.0, scale)
+            good_steps = tf.where_v2(tf.logical_and(finite, tf.logical_not(grow)), good_steps, tf.zeros_like(good_steps))
+            new_scale = tf.where_v2(finite, grown, tf.maximum(scale * 0.5, 1.0))
             return [count, self.good_steps.assign(good_steps), self.scale.assign(new_scale)]
 
     # --- what callbacks, checkpoints and files see: the inner optimizer -------------------------------------------
