@@ -1,0 +1,186 @@
+"""Which recipe for which data, and the command line of the training scripts."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from ascend_keras import recipes
+from ascend_keras.recipes import Flag, UsageError
+
+
+def make(folder, *paths):
+    for path in paths:
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "paths, described",
+    [
+        (["train-00000-of-01024", "validation-00000-of-00128"], "ImageNet TFRecords (train-00000-of-01024)"),
+        (["train/train-00007-of-01024"], "ImageNet TFRecords (train/train-00007-of-01024)"),
+        (["n01440764/a.JPEG"], "ImageNet class folders (n01440764)"),
+        (["train/n01440764/a.JPEG"], "ImageNet class folders (train/n01440764)"),
+        (["cat.0.jpg", "dog.0.jpg"], "cats-vs-dogs files (cat.0.jpg)"),
+        (["train/dog.12499.jpg"], "cats-vs-dogs files (train/dog.12499.jpg)"),
+        (["PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg"], "cats-vs-dogs folders (PetImages/Cat)"),
+        (["some.tfrecord"], "TFRecords (some.tfrecord)"),
+        (["train/roses/1.png"], "class folders of images (train/roses)"),
+        ([], None),
+        (["train.py", "cat.txt", "train/notes.txt", "train/sub/readme.md", "n1/x"], None),
+        (["cat/x.py"], None),
+    ],
+)
+def test_data_sets_are_recognised(tmp_path, paths, described):
+    assert recipes.recognise(make(tmp_path, *paths)) == described
+
+
+def test_a_file_or_nothing_is_no_data_set(tmp_path):
+    assert recipes.recognise(make(tmp_path, "x") + "/x") is None
+    assert recipes.recognise(str(tmp_path / "absent")) is None
+
+
+def test_auto_takes_swa_for_anything_else_and_says_why(tmp_path):
+    name, reason = recipes.choose("auto", str(tmp_path))
+    assert name == "swa_blobs"
+    assert reason.startswith("recipe swa_blobs: ")
+    assert "{} holds no image data set".format(tmp_path) in reason
+
+
+def test_auto_refuses_data_that_it_has_no_recipe_for(tmp_path):
+    path = make(tmp_path, "train-00000-of-01024")
+    with pytest.raises(UsageError, match=r"looks like ImageNet TFRecords .* no recipe for it.*--recipe=swa_blobs"):
+        recipes.choose("auto", path)
+    assert recipes.choose("swa_blobs", path) == ("swa_blobs", "recipe swa_blobs: asked for by --recipe")
+
+
+def test_auto_refuses_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match="There is no such folder. Received: --data_path=.*absent"):
+        recipes.choose("auto", str(tmp_path / "absent"))
+
+
+def test_unknown_recipe_has_a_near_match():
+    with pytest.raises(UsageError, match="Did you mean swa_blobs. Received: --recipe=swa-blobs. Known are auto"):
+        recipes.choose("swa-blobs", "./")
+
+
+# --- flags ---------------------------------------------------------------------------------------------------------
+
+KNOWN = {
+    "epochs": Flag("epochs", False, "None", "passes"),
+    "data_path": Flag("data_path", False, "required", "data"),
+    "profiling": Flag("profiling", True, "False", "profile"),
+    "normal": Flag("normal", False, "None", "begins with no"),
+}
+
+
+@pytest.mark.parametrize(
+    "arguments, values",
+    [
+        (["--epochs=3"], {"epochs": "3"}),
+        (["--epochs", "3", "--profiling"], {"epochs": "3", "profiling": "true"}),
+        (["--epochs=3", "--epochs=4"], {"epochs": "4"}),
+        (["--noprofiling"], {"profiling": "false"}),
+        (["--profiling=False"], {"profiling": "False"}),
+        (["--data-path=a b=c"], {"data_path": "a b=c"}),
+        (["--normal=", "--epochs", "-1"], {"normal": "", "epochs": "-1"}),
+    ],
+)
+def test_parse(arguments, values):
+    assert dict(recipes.parse(arguments, KNOWN)) == values
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--epoch=3", "Unknown flag. Did you mean --epochs? Received: --epoch=3."),
+        ("--qqqq", "Unknown flag. Received: --qqqq."),
+        ("--data_pathX=/d", "Did you mean --data_path? Received: --data_pathX=/d."),
+        ("--noepochs", "Unknown flag. Did you mean --epochs? Received: --noepochs."),
+        ("--epochs", "The flag needs a value: --epochs=... Received: --epochs."),
+        ("-e", "Flags begin with --. Received: -e."),
+        ("data", "Flags begin with --. Received: data."),
+    ],
+)
+def test_parse_refuses(argument, message):
+    with pytest.raises(UsageError) as caught:
+        recipes.parse([argument, "--profiling"], KNOWN)
+    assert message in str(caught.value)
+
+
+def test_parse_names_all_problems():
+    with pytest.raises(UsageError) as caught:
+        recipes.parse(["--a=1", "b", "--epochs"], KNOWN)
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_flags_are_read_from_the_source(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from absl import flags\n"
+        "import no_such_module\n"
+        "print('not run')\n"
+        "flags.DEFINE_integer('epochs', 3, 'passes', lower_bound=1)\n"
+        "flags.DEFINE_alias('train_epochs', 'epochs')\n"
+        "flags.DEFINE_boolean('profile', False, 'whether ' 'to')\n"
+        "flags.DEFINE_enum('kind', 'a', sorted(KINDS), 'which')\n"
+    )
+    assert list(recipes.script_flags(str(script)).values()) == [
+        Flag("epochs", False, "3", "passes"),
+        Flag("train_epochs", False, "3", "the same as --epochs"),
+        Flag("profile", True, "False", "whether to"),
+        Flag("kind", False, "a", "which"),
+    ]
+
+
+@pytest.mark.parametrize("recipe", sorted(recipes.SCRIPTS))
+def test_flags_read_are_those_that_absl_knows(recipe):
+    script = recipes.SCRIPTS[recipe]
+    environment = dict(os.environ, PYTHONPATH=recipes.CHECKOUT)
+    done = subprocess.run([sys.executable, script, "--helpxml"], env=environment, capture_output=True, text=True)
+    shown = set()
+    for flag in re.findall(r"<flag>(.*?)</flag>", done.stdout, re.DOTALL):
+        if "<key>yes</key>" in flag:
+            shown.add(re.search("<name>(.*?)</name>", flag).group(1))
+    assert set(recipes.script_flags(script)) == shown
+
+
+# --- cores ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cores, index, count, expected",
+    [
+        (range(8), 0, 1, "0-7"),
+        (range(192), 3, 8, "72-95"),
+        ([0, 1, 2, 3, 8, 9, 10, 11], 1, 2, "8-11"),
+        ([0, 2, 3, 7], 0, 1, "0,2-3,7"),
+        ([5], 0, 1, "5"),
+        (range(10), 0, 4, "0-1"),
+        (range(10), 3, 4, "7-9"),
+        ([4, 6], 5, 8, "6"),
+    ],
+)
+def test_share_of_the_cores(cores, index, count, expected):
+    assert recipes.core_share(cores, index, count) == expected
+
+
+@pytest.mark.parametrize("cores, count", [(7, 3), (8, 8), (13, 5)])
+def test_shares_cover_every_core_once(cores, count):
+    covered = []
+    for index in range(count):
+        for part in recipes.core_share(range(cores), index, count).split(","):
+            first, _, last = part.partition("-")
+            covered += range(int(first), int(last or first) + 1)
+    assert sorted(covered) == list(range(cores))
+
+
+def test_device_must_be_a_number():
+    code = recipes.plan("acc", ["--data_path=./"], {"ASCEND_DEVICE_ID": "../.."})
+    assert "ASCEND_DEVICE_ID must be a whole number" in code
+    assert code.endswith(">&2; exit 2")

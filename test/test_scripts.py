@@ -1,0 +1,237 @@
+"""The training scripts, with a stub in place of the recipe and a TensorFlow in name only."""
+
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+import pytest
+from script_checkout import Checkout
+
+STUB = """
+import json, os, sys, time
+from absl import app, flags
+FLAGS = flags.FLAGS
+flags.DEFINE_string("data_path", None, "data")
+flags.DEFINE_string("precision_mode", None, "precision")
+flags.DEFINE_boolean("over_dump", False, "dump")
+flags.DEFINE_string("note", "none", "anything")
+flags.DEFINE_integer("status", 0, "exit status")
+flags.DEFINE_boolean("crash", False, "raise")
+flags.DEFINE_boolean("hang", False, "sleep")
+flags.DEFINE_string("output_dir", None, "output")
+flags.DEFINE_string("case_suffix", None, "suffix")
+flags.DEFINE_boolean("bind_core", False, "bound")
+
+def main(_):
+    print("stub on stdout")
+    print("stub on stderr", file=sys.stderr)
+    seen = dict(flags=FLAGS.flag_values_dict(), environment=dict(os.environ), cwd=os.getcwd(), start=time.time())
+    seen.update(pid=os.getpid(), cores=sorted(os.sched_getaffinity(0)))
+    with open(os.path.join(FLAGS.output_dir, "ckpt", "seen.json"), "w") as file:
+        json.dump(seen, file)
+    if FLAGS.hang:
+        print("hanging", flush=True)
+        time.sleep(600)
+    if FLAGS.crash:
+        raise RuntimeError("no device")
+    if FLAGS.status:
+        sys.exit(FLAGS.status)
+    print("Final Train Accuracy : 0.5")
+
+app.run(main)
+"""
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A checkout whose recipe is a stub, run by the Python of these tests with a TensorFlow in name only."""
+    checkout = Checkout(tmp_path)
+    (checkout.path / "examples" / "swa_blobs.py").write_text(STUB)
+    modules = checkout.fake / "modules"
+    modules.mkdir()
+    (modules / "tensorflow.py").write_text("__version__ = '2.21.0'\n")
+    (modules / "sklearn.py").write_text("")
+    (checkout.bin / "python3").write_text('#!/bin/sh\nexec "{}" "$@"\n'.format(sys.executable))
+    (checkout.bin / "python3").chmod(0o755)
+    checkout.modules = modules
+    checkout.output = checkout.path / "test" / "output" / "0"
+    return checkout
+
+
+def train(checkout, *arguments, **changes):
+    script = changes.pop("script", "train_full_1p.sh")
+    changes.setdefault("PYTHONPATH", checkout.modules)
+    return checkout.run(checkout.path / "test" / script, *arguments, **changes)
+
+
+def seen(checkout, folder=None):
+    return json.loads(((folder or checkout.output) / "ckpt" / "seen.json").read_text())
+
+
+SCRIPTS = ["train_full_1p.sh", "train_performance_1p.sh"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_a_training(training, script, flag):
+    done = train(training, "--data_path=./", flag, script=script)
+    assert (done.returncode, done.err) == (0, "")
+    for name in ("data_path", "recipe", "precision_mode", "over_dump", "bind_core", "overwrite", "note", "status"):
+        assert "  --{}".format(name) in done.out
+    assert "case_suffix" not in done.out
+    assert not training.output.exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("arguments", [[], ["--data_path="], ["--note=x"]])
+def test_data_path_is_required_in_the_words_of_the_convention(training, script, arguments):
+    done = train(training, *arguments, script=script)
+    assert (done.returncode, done.out, done.err) == (1, '[Error] para "data_path" must be config\n', "")
+
+
+@pytest.mark.parametrize("argument", ["--presicion_mode=x", "--case_suffix=x", "data", "--note"])
+def test_a_wrong_flag_is_status_2(training, argument):
+    done = train(training, "--data_path=./", argument)
+    assert done.returncode == 2
+    assert done.out == ""
+    assert argument in done.err
+    assert ("Did you mean --precision_mode?" in done.err) == ("mode" in argument)
+
+
+@pytest.mark.parametrize("script, suffix", list(zip(SCRIPTS, ["acc", "perf"])))
+def test_a_training(training, script, suffix):
+    before = time.time()
+    done = train(training, "--data_path=./", script=script)
+    assert done.returncode == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("recipe swa_blobs: ")
+    assert lines[1:] == ["stub on stdout", "stub on stderr", "Final Train Accuracy : 0.5"]
+    assert (training.output / "train_0.log").read_text().splitlines() == lines[1:]
+    stub = seen(training)
+    assert stub["flags"]["case_suffix"] == suffix
+    assert stub["flags"]["output_dir"] == str(training.output)
+    assert stub["flags"]["bind_core"] is False
+    assert stub["cwd"] == str(training.fake)
+    environment = stub["environment"]
+    names = ("JOB_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "ASCEND_GLOBAL_LOG_LEVEL")
+    assert [environment[name] for name in names] == ["10087", "1", "0", "3"]
+    assert before - 1 <= int(environment["ASCEND_KERAS_START"]) <= stub["start"]
+
+
+def test_flags_and_environment_reach_the_recipe(training):
+    value = "two  words; $(touch pwned) 'quoted' \"twice\" * \\"
+    done = train(
+        training,
+        "--data_path=./",
+        "--note=" + value,
+        "--over_dump",
+        "--precision_mode",
+        "force_fp32",
+        JOB_ID="7",
+        ASCEND_DEVICE_ID="3",
+        RANK_SIZE="8",
+        ASCEND_GLOBAL_LOG_LEVEL="1",
+    )
+    assert done.returncode == 0, done.err
+    assert "RANK_SIZE=8 is not used" in done.out
+    folder = training.output.parent / "3"
+    assert (folder / "train_3.log").exists()
+    stub = seen(training, folder)
+    assert [stub["flags"][name] for name in ("note", "over_dump", "precision_mode")] == [value, True, "force_fp32"]
+    environment = stub["environment"]
+    names = ("JOB_ID", "RANK_SIZE", "ASCEND_DEVICE_ID", "ASCEND_GLOBAL_LOG_LEVEL")
+    assert [environment[name] for name in names] == ["7", "1", "3", "1"]
+    assert not (training.fake / "pwned").exists()
+
+
+@pytest.mark.parametrize("arguments, status", [(["--status=37"], 37), (["--crash"], 1), (["--status=abc"], 1)])
+def test_a_failing_training_fails_the_script_without_a_summary(training, arguments, status):
+    done = train(training, "--data_path=./", *arguments)
+    assert done.returncode == status
+    assert "Final" not in done.out
+    assert "the training failed with exit status {}".format(status) in done.err
+    assert (training.output / "train_0.log").exists()
+
+
+def test_a_terminated_script_ends_the_training(training):
+    process = training.start(
+        training.path / "test" / "train_full_1p.sh", "--data_path=./", "--hang", PYTHONPATH=training.modules
+    )
+    for line in process.stdout:
+        if line == "hanging\n":
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen(training)["pid"], 0)
+
+
+def test_a_former_run_is_kept(training):
+    for number in range(3):
+        assert train(training, "--data_path=./", "--note=run {}".format(number)).returncode == 0
+    folders = [training.output, pathlib.Path(str(training.output) + ".1"), pathlib.Path(str(training.output) + ".2")]
+    assert [seen(training, folder)["flags"]["note"] for folder in folders] == ["run 2", "run 0", "run 1"]
+
+
+def test_a_former_run_is_deleted_when_asked(training):
+    for _ in range(2):
+        assert train(training, "--data_path=./", "--overwrite").returncode == 0
+    assert [path.name for path in training.output.parent.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--overwrite"]])
+def test_a_folder_that_holds_something_else_is_left_alone(training, arguments):
+    kept = training.fake / "home" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    done = train(training, "--data_path=./", "--output_dir=" + str(kept.parent), *arguments)
+    assert done.returncode == 1
+    assert "holds something that is no former run" in done.err
+    assert [path.name for path in kept.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_bound_to_cores(training):
+    core = max(os.sched_getaffinity(0))
+    command = 'exec taskset -c {} bash "$0" --data_path=./ --bind_core=yes'.format(core)
+    done = training.run("-c", command, training.path / "test" / "train_full_1p.sh", PYTHONPATH=training.modules)
+    assert done.returncode == 0, done.err
+    assert "bound to the cores {}\n".format(core) in done.out
+    assert seen(training)["cores"] == [core]
+    assert seen(training)["flags"]["bind_core"] is True
+
+
+@pytest.mark.parametrize("value", ["false", "0", ""])
+def test_not_bound_to_cores_when_refused(training, value):
+    done = train(training, "--data_path=./", "--bind_core=" + value)
+    assert "bound" not in done.out
+    assert seen(training)["flags"]["bind_core"] is False
+
+
+def test_binding_without_taskset_is_an_error(training):
+    if (training.bin / "taskset").exists():
+        (training.bin / "taskset").unlink()
+    done = train(training, "--data_path=./", "--bind_core")
+    assert done.returncode == 1
+    assert "--bind_core needs taskset" in done.err
+
+
+def test_data_of_another_recipe_is_refused_before_anything_is_made(training):
+    (training.fake / "train-00000-of-01024").write_text("")
+    done = train(training, "--data_path=" + str(training.fake))
+    assert done.returncode == 1
+    assert "looks like ImageNet TFRecords" in done.err
+    assert not training.output.exists()
+    done = train(training, "--data_path=" + str(training.fake), "--recipe=swa_blobs")
+    assert done.returncode == 0
+    assert done.out.splitlines()[0] == "recipe swa_blobs: asked for by --recipe"
+
+
+def test_wrong_flags_are_found_before_an_environment_is_made(training):
+    (training.modules / "tensorflow.py").unlink()
+    done = train(training, "--data_path=./", "--nonsense", PYTHONPATH="")
+    assert done.returncode == 2
+    assert not training.venvs.exists()
