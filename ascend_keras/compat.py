@@ -78,7 +78,10 @@ def get_learning_rate(optimizer):
         if TF1:
             return float(keras.backend.get_value(rate(tf.cast(optimizer.iterations, tf.float32))))
         rate = rate(optimizer.iterations)
-    return float(keras.backend.get_value(rate) if TF1 else np.asarray(rate))
+    if TF1:
+        return float(keras.backend.get_value(rate))
+    # Variables of a distribution strategy have numpy(), but no array interface.
+    return float(rate.numpy() if hasattr(rate, "numpy") else rate)
 
 
 def set_learning_rate(optimizer, value):
@@ -106,7 +109,7 @@ def get_values(variables):
     """The values of `variables` as NumPy arrays; one run of the session in graph mode."""
     if TF1:
         return keras.backend.batch_get_value(list(variables))
-    return [np.array(v) for v in variables]
+    return [np.asarray(v.numpy()) for v in variables]
 
 
 def set_values(variables, values):

@@ -308,7 +308,7 @@ def _profiling(profiling):
         content = {"output": _PROFILE["output"]}
         content.update(profiling)
     elif isinstance(profiling, (str, os.PathLike)):
-        content = dict(_PROFILE, output=profiling)
+        content = dict(_PROFILE, output=os.fspath(profiling))
     elif isinstance(profiling, numbers.Integral) and profiling == 1:
         content = dict(_PROFILE)
     else:

@@ -120,7 +120,8 @@ class LossScaleOptimizer(keras.optimizers.Optimizer):
             grow = good_steps >= self._growth_steps
             # A scale that would overflow stays.
             grown = tf.where_v2(tf.logical_and(grow, scale * 2.0 <= tf.float32.max), scale * 2.0, scale)
-            good_steps = tf.where_v2(tf.logical_and(finite, tf.logical_not(grow)), good_steps, tf.zeros_like(good_steps))
+            kept = tf.logical_and(finite, tf.logical_not(grow))
+            good_steps = tf.where_v2(kept, good_steps, tf.zeros_like(good_steps))
             new_scale = tf.where_v2(finite, grown, tf.maximum(scale * 0.5, 1.0))
             return [count, self.good_steps.assign(good_steps), self.scale.assign(new_scale)]
 
