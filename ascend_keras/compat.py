@@ -131,6 +131,7 @@ def existing_variables():
     """Names of the variables made so far: those of the graph on TF 1.15, those that are alive elsewhere."""
     if TF1:
         return [variable.name for variable in tf.global_variables()]
+    gc.collect()  # what was deleted, but hangs together in a circle, is no variable any more
     # By type, since isinstance would wake the lazy modules among the objects.
     return [thing.name for thing in gc.get_objects() if issubclass(type(thing), tf.Variable)]
 
@@ -212,9 +213,40 @@ def loss_scale_variable(optimizer):
     return optimizer._loss_scale.current_loss_scale
 
 
+def take_out(optimizer):
+    """The optimizer inside a LossScaleOptimizer, free to be wrapped again."""
+    inner = inner_optimizer(optimizer)
+    if KERAS3 or TF1:
+        return inner
+    # Keras 2 marks what it has wrapped, and lets it track the wrapper's state, both for good.
+    vars(inner).pop("_is_wrapped_by_loss_scale_optimizer", None)
+    tracked = inner._unconditional_checkpoint_dependencies
+    tracked[:] = [dependency for dependency in tracked if dependency.name not in ("loss_scale", "base_optimizer")]
+    for name in ("loss_scale", "base_optimizer"):
+        inner._unconditional_dependency_names.pop(name, None)
+    return inner
+
+
 def replace_skip(optimizer, skip):
     """Makes a LossScaleOptimizer of Keras 3 call `skip()` for a step with Inf or NaN, in place of its own update."""
     optimizer._stateful_handle_non_finite_grads = skip
+
+
+def steps_per_execution(model):
+    """Steps that a compiled model runs per call of its graph; 1 on TF 1.15, which has no such thing."""
+    steps = getattr(model, "steps_per_execution" if KERAS3 else "_steps_per_execution", None)
+    return 1 if steps is None else int(steps)
+
+
+def overrides_train_step(model):
+    """Whether a model has a training step of its own, which on Keras 3 must scale the loss by itself."""
+    return KERAS3 and type(model).train_step is not keras.Model.train_step
+
+
+def register(cls):
+    """Class decorator: lets load_model find the class wherever the module that defines it is imported."""
+    keras.utils.get_custom_objects()[cls.__name__] = cls
+    return cls
 
 
 # --- precision policy -------------------------------------------------------------------------------------------
@@ -273,6 +305,29 @@ HAS_BFLOAT16 = TF_VERSION >= (2, 15)
 
 
 # --- data -------------------------------------------------------------------------------------------------------
+
+
+def build_on(model, data):
+    """Makes the weights of a model that waits for its first batch; does nothing for one that has them.
+
+    Raises:
+        RuntimeError: the first batch of such data would be lost by looking at it.
+    """
+    if model.built or TF1:
+        return
+    if isinstance(data, tf.data.Dataset):
+        first = next(iter(data.take(1)))
+        inputs = first[0] if isinstance(first, tuple) else first
+    elif hasattr(tf.nest.flatten(data)[0], "shape"):
+        inputs = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:1]), data)
+    else:
+        raise RuntimeError(
+            "On several ranks a model needs its weights before the first step. Received: the model {!r} without any, "
+            "and data that cannot be looked at ({}). Call model.build(input_shape) first.".format(
+                model.name, type(data).__name__
+            )
+        )
+    model(inputs)
 
 
 def count_steps(data, batch_size=None):
@@ -347,6 +402,15 @@ def set_seed(seed):
     random.seed(seed)
     np.random.seed(seed)
     tf.compat.v1.set_random_seed(seed) if TF1 else tf.random.set_seed(seed)
+
+
+def has_seed():
+    """Whether TensorFlow has a global seed."""
+    if TF1:
+        return tf.compat.v1.get_default_graph().seed is not None
+    from tensorflow.python.eager import context
+
+    return context.global_seed() is not None
 
 
 def enable_determinism():

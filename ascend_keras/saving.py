@@ -14,10 +14,16 @@ def save(model, path):
 
     Args:
         model: a Keras model.
-        path: `*.npz`: the arrays of `model.get_weights()` in their order, with `names` and `shapes`; `*.weights.h5`:
-            weights in Keras' own format; anything else: `model.save`, with the optimizer as Keras itself has it.
+        path: `*.npz`: the arrays of `model.get_weights()` in their order, with `names`; `*.weights.h5`: weights in
+            Keras' own format; anything else: `model.save`, with the optimizer as Keras itself has it. A whole model
+            whose optimizer follows a schedule of ascend_keras needs ascend_keras.schedules imported to be loaded with
+            its optimizer, and loads with `compile=False` anywhere.
+
+    Raises:
+        ValueError: `path` is a folder with other files in it.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip(os.sep)
+    _refuse_foreign_folder(path)
     folder, name = os.path.split(os.path.abspath(path))
     os.makedirs(folder, exist_ok=True)
     # The name ends as before, since Keras reads the format from it.
@@ -41,6 +47,20 @@ def _write(model, path):
             model.save(path)
 
 
+# What TensorFlow puts into the folder of a SavedModel.
+_SAVED_MODEL = {"saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables", "assets"}
+
+
+def _refuse_foreign_folder(path):
+    """A folder that is written anew must hold nothing that would be lost with it."""
+    foreign = sorted(set(os.listdir(path)) - _SAVED_MODEL) if os.path.isdir(path) else []
+    if foreign:
+        raise ValueError(
+            "This folder holds more than a SavedModel, and all of it would be replaced. Received: {!r} with {}. Name a "
+            "file in it, or a folder that does not exist.".format(path, ", ".join(map(repr, foreign[:5])))
+        )
+
+
 def load_weights(model, path):
     """Loads a `*.npz` of `save` into a model of the same layers, on any stack.
 
@@ -48,6 +68,10 @@ def load_weights(model, path):
         ValueError: number or shapes of the arrays differ; all differences are listed.
     """
     with np.load(path) as file:
+        if "names" not in file:
+            raise ValueError(
+                "This file holds no weights of NPUTrainer.save. Received: {!r} with {}.".format(path, file.files[:5])
+            )
         names = file["names"].tolist()
         arrays = [file["weight_{:05d}".format(index)] for index in range(len(names))]
     present = model.get_weights()
@@ -82,7 +106,11 @@ def _replace(aside, path):
     if os.path.isdir(path):  # a SavedModel: a folder cannot be replaced in one step
         old = aside + ".old"
         os.rename(path, old)
-        os.rename(aside, path)
+        try:
+            os.rename(aside, path)
+        except OSError:
+            os.rename(old, path)
+            raise
         shutil.rmtree(old)
     else:
         os.replace(aside, path)

@@ -2,9 +2,10 @@
 
 import math
 
-from ascend_keras.compat import keras, tf
+from ascend_keras.compat import keras, register, tf
 
 
+@register
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly to a peak, then falls along half a cosine to an end value, and stays there.
 

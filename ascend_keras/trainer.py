@@ -74,17 +74,26 @@ class NPUTrainer:
             hcom_parallel=hcom_parallel,
             op_cache=op_cache,
         )
-        name, passed_over, settings = _resolve(backend, loss_scale, options, named, product, session_config)
+        name, passed_over, settings = _resolve(backend, loss_scale, options, named, product, session_config, seed)
         self.loss_scale = loss_scale
-        self.settings = settings
         self.backend = backends.open_backend(name, settings)
-        if seed is not None:
-            # Not before: opening a device replaces the context that holds the seed.
-            compat.set_seed(seed)
         self.model = None
         self._closed = False
-        self._steps_per_execution = 1
+        self._set_seed(seed)
         self._state_backend(passed_over)
+
+    def _set_seed(self, seed):
+        # Not before the device is open: opening it replaces the context that holds the seed.
+        if seed is None and self.settings.options.get("deterministic") and not compat.has_seed():
+            seed = 0
+            logger.info("deterministic without a seed: seed=0 is set")
+        if seed is not None:
+            compat.set_seed(seed)
+
+    @property
+    def settings(self):
+        """The checked options, the ranks, the product."""
+        return self.backend.settings
 
     def _state_backend(self, passed_over):
         stated = ", ".join("{} {}".format(key, value) for key, value in sorted(self.describe().items()))
@@ -99,10 +108,16 @@ class NPUTrainer:
         """What runs where: a dict of plain values, as it stands in the log, the history and the result file."""
         return dict(self.backend.describe(), loss_scale=self._loss_scale(), keras=compat.KERAS_VERSION)
 
-    def _loss_scale(self):
+    def _loss_scale(self, optimizer=None):
         if self.loss_scale != "auto":
             return self.loss_scale
+        if optimizer is not None and optimizers.is_loss_scaled(optimizer):
+            return optimizers.loss_scale_of(optimizer)  # the user has decided already
         return "dynamic" if self.backend.needs_loss_scale else None
+
+    def _check_open(self):
+        if self._closed:
+            raise RuntimeError("This trainer is closed and has given its device back. Create a new NPUTrainer.")
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -136,23 +151,23 @@ class NPUTrainer:
         Returns:
             The model.
         """
-        self._steps_per_execution = self._take_steps_per_execution(arguments)
-        optimizer = self.backend.assemble(keras.optimizers.get(optimizer), self._loss_scale())
+        self._check_open()
+        if compat.TF1 and arguments.pop("steps_per_execution", 1) not in (None, 1):
+            logger.warning("steps_per_execution: TF 1.15 runs one step per call, so 1 is used")
+        optimizer = keras.optimizers.get(optimizer)
+        optimizer = self.backend.assemble(optimizer, self._loss_scale(optimizer))
         if compat.KERAS3:
             # Keras would put a loss scale of its own around ours, or in place of none.
             arguments.setdefault("auto_scale_loss", False)
+        if optimizers.is_loss_scaled(optimizer) and compat.overrides_train_step(model):
+            logger.warning(
+                "%s has a train_step of its own: on Keras 3 it has to call self.optimizer.scale_loss(loss) before the "
+                "gradients, or they are divided by a scale that the loss never had; or use loss_scale=None",
+                type(model).__name__,
+            )
         model.compile(optimizer=optimizer, loss=loss, metrics=metrics, **arguments)
         self.model = model
         return model
-
-    def _take_steps_per_execution(self, arguments):
-        steps = arguments.get("steps_per_execution") or 1
-        if compat.TF1 and "steps_per_execution" in arguments:
-            del arguments["steps_per_execution"]
-            if steps != 1:
-                logger.warning("steps_per_execution=%s: TF 1.15 runs one step per call, so 1 is used", steps)
-            return 1
-        return steps
 
     def fit(self, model, x=None, y=None, *, validation_data=None, callbacks=None, **arguments):
         """Trains; arguments and result are those of `model.fit`.
@@ -162,27 +177,29 @@ class NPUTrainer:
         Returns:
             The Keras History, with `history.backend` saying what ran where.
         """
+        self._check_open()
         x, validation_data = self._dataset(x), self._dataset(validation_data)
-        steps = {"train": self._steps(x, arguments, "steps_per_epoch")}
-        if validation_data is not None:
-            steps["test"] = self._steps(validation_data, arguments, "validation_steps")
-        self.backend.before_run(self._steps_per_execution, steps)
+        self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
+        if self.settings.cluster.size > 1:
+            compat.build_on(model, x)  # so that there is something to broadcast before the first step
         history = model.fit(
             x, y, validation_data=validation_data, callbacks=self._callbacks(callbacks, x, y, arguments), **arguments
         )
-        history.backend = self.describe()
+        history.backend = dict(self.describe(), loss_scale=optimizers.loss_scale_of(model.optimizer))
         return history
 
     def evaluate(self, model, x=None, y=None, **arguments):
         """Evaluates; arguments and result are those of `model.evaluate`."""
+        self._check_open()
         x = self._dataset(x)
-        self.backend.before_run(self._steps_per_execution, {"test": self._steps(x, arguments, "steps")})
+        self.backend.before_run(compat.steps_per_execution(model), {"test": known_steps(x, arguments)})
         return model.evaluate(x, y, **arguments)
 
     def predict(self, model, x, **arguments):
         """Predicts; arguments and result are those of `model.predict`."""
+        self._check_open()
         x = self._dataset(x)
-        self.backend.before_run(self._steps_per_execution, {"predict": self._steps(x, arguments, "steps")})
+        self.backend.before_run(compat.steps_per_execution(model), {"predict": known_steps(x, arguments)})
         return model.predict(x, **arguments)
 
     def save(self, model, path):
@@ -214,13 +231,8 @@ class NPUTrainer:
             )
         )
 
-    def _steps(self, data, arguments, name):
-        if self._steps_per_execution == 1:
-            return None  # any number of steps will do
-        return arguments.get(name) or compat.count_steps(data, arguments.get("batch_size"))
-
     def _callbacks(self, user, x, y, arguments):
-        user = list(user or [])
+        user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])
         for callback in user:
             if isinstance(callback, callbacks.SWA):
                 data = x if y is None else (x, y)
@@ -230,10 +242,37 @@ class NPUTrainer:
         return ours + [callbacks.LossScaleReport()] + user
 
 
-def _resolve(request, loss_scale, options, named, product, session_config):
+def known_steps(data, arguments, steps="steps", batch_size="batch_size"):
+    """Steps of one pass over `data` under the arguments of a Keras verb; None where Keras alone will know."""
+    return arguments.get(steps) or compat.count_steps(data, arguments.get(batch_size) or arguments.get("batch_size"))
+
+
+def fit_steps(x, validation_data, arguments):
+    """Steps of each phase of a fit, as `Backend.before_run` takes them."""
+    split = arguments.get("validation_split") or 0.0
+    if split and validation_data is None:
+        samples = compat.count_steps(x, 1)
+        trained = int(samples * (1.0 - split))  # as Keras cuts
+        batch_size = arguments.get("batch_size") or 32
+        tested = -(-(samples - trained) // (arguments.get("validation_batch_size") or batch_size))
+        return {
+            "train": arguments.get("steps_per_epoch") or -(-trained // batch_size),
+            "test": arguments.get("validation_steps") or tested,
+        }
+    steps = {"train": known_steps(x, arguments, "steps_per_epoch")}
+    if validation_data is not None:
+        steps["test"] = known_steps(validation_data, arguments, "validation_steps", "validation_batch_size")
+    return steps
+
+
+def _resolve(request, loss_scale, options, named, product, session_config, seed):
     """Turns the arguments of NPUTrainer into a backend's name and its settings, or raises with all that is wrong."""
     values, problems = npu_options.from_arguments(options, **named)
     problems.append(optimizers.check_loss_scale(loss_scale))
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32):
+        problems.append("seed must be a whole number in [0, 2**32). Received: seed={!r}.".format(seed))
+    if session_config is not None and compat.TF1 and not isinstance(session_config, tf.ConfigProto):
+        problems.append("session_config must be a tf.ConfigProto. Received: {!r}.".format(session_config))
     try:
         cluster = clusters.from_environment()
     except ValueError as error:

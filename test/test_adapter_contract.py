@@ -224,6 +224,35 @@ def test_ranks_start_from_the_weights_of_rank_zero(adapter, scenario):
         assert broadcasts[0][:8] == [[3, 4], [4], [4], [4], [4], [4], [4, 1], [1]], "all variables, in list order"
 
 
+UNBUILT = """
+class Sub(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+    def call(self, inputs):
+        return self.dense(inputs)
+
+tf.compat.v1.set_random_seed(int(os.environ["RANK_ID"]))
+with NPUTrainer("npu") as trainer:
+    model = Sub() if os.environ["KIND"] == "subclass" else keras.Sequential([keras.layers.Dense(1)])
+    trainer.compile(model, keras.optimizers.SGD(0.01), "mse")
+    trainer.fit(model, X, Y, batch_size=2, shuffle=False, verbose=0)
+    result(weights=[w.tolist() for w in model.get_weights()])
+"""
+
+
+@pytest.mark.parametrize("kind", ["subclass", "sequential"])
+def test_models_without_weights_start_equal_too(scenario, kind):
+    first, second = scenario(UNBUILT, ranks=2, env={"KIND": kind})
+    assert first["weights"] == second["weights"]
+
+
+def test_ranks_without_a_table_are_refused(adapter):
+    (alone,) = adapter.run(PRELUDE + "NPUTrainer('npu')", env={"RANK_SIZE": 2, "RANK_ID": 0, "RANK_TABLE_FILE": None})
+    assert alone.returncode != 0
+    assert "2 ranks find each other by a rank table. Received: RANK_TABLE_FILE=''" in alone.stderr
+
+
 def test_compiling_again_reduces_once(adapter, scenario):
     if adapter.real:
         pytest.skip("collectives are counted by the fakes")
@@ -434,12 +463,85 @@ def test_device_is_opened_with_the_options_and_made_default(tf26, scenario):
     (value,) = scenario(
         """
 trainer = NPUTrainer("npu", deterministic=True)
+import npu_device
 from npu_device.npu_device import global_npu_ctx
-result(default=global_npu_ctx() is not None)
+result(name=global_npu_ctx().name(), deterministic=str(npu_device.global_options().deterministic.value))
 """,
         env={"ASCEND_DEVICE_ID": "3"},
     )
-    assert value == {"default": True}
+    assert "3" in value["name"]
+    assert value["deterministic"] == "1"
+    if not tf26.real:
+        (opened,) = tf26.events("open", rank=3)  # the fakes name their records after the device
+        assert opened["device_id"] == 3
+        assert opened["options"]["deterministic"] == "1", "set before the device was opened"
+
+
+def test_the_device_stays_open_and_its_options_with_it(tf26, scenario):
+    (value,) = scenario(
+        """
+losses = []
+for _ in range(2):
+    with NPUTrainer("npu") as trainer:
+        model = trainer.compile(small(), "sgd", "mse")
+        losses.append(trainer.fit(model, X, Y, verbose=0).history["loss"])
+try:
+    NPUTrainer("npu", options={"hcom_parallel": False})
+except RuntimeError as error:
+    result(losses=losses, error=str(error))
+"""
+    )
+    assert len(value["losses"]) == 2
+    assert "hcom_parallel=False (was None)" in value["error"]
+
+
+CM = {"RANK_SIZE": None, "RANK_ID": None, "RANK_TABLE_FILE": None, "CM_WORKER_SIZE": 2, "CM_CHIEF_IP": "127.0.0.1"}
+CM.update({"CM_CHIEF_PORT": 6000, "CM_CHIEF_DEVICE": 0})
+
+
+def test_ranks_of_a_cm_launch_are_those_of_the_runtime(tf26, scenario, tmp_path):
+    text = """
+ids = []
+def data(context):
+    ids.append(context.input_pipeline_id)
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(2)
+with NPUTrainer("npu", loss_scale=None) as trainer:
+    model = trainer.compile(small(), "sgd", "mse")
+    trainer.fit(model, data, verbose=0)
+    path = trainer.save(model, os.path.join(os.environ["FOLDER"], "rank%s.npz" % os.environ["ASCEND_DEVICE_ID"]))
+    result(rank=trainer.settings.cluster.rank, ids=ids, saved=os.path.exists(path))
+"""
+    values = scenario(text, ranks=2, env=dict(CM, FOLDER=str(tmp_path)))
+    assert values == [dict(rank=0, ids=[0], saved=True), dict(rank=1, ids=[1], saved=False)]
+
+
+WRAPPED_BY_THE_USER = TRAIN.replace(
+    "    trainer.compile(",
+    "    import npu_device\n"
+    "    optimizer = npu_device.distribute.npu_distributed_keras_optimizer_wrapper(optimizer)\n    trainer.compile(",
+)
+
+
+def test_a_script_that_wraps_by_itself_reduces_once(tf26, scenario):
+    if tf26.real:
+        pytest.skip("collectives are counted by the fakes")
+    scenario(WRAPPED_BY_THE_USER, ranks=2, env={"ARGUMENTS": json.dumps({"loss_scale": "dynamic"})})
+    assert len(all_reduces(kinds(tf26, 1)[0])) == 4 * TRAINABLES
+
+
+def test_a_file_of_the_host_goes_on_training_on_the_npu(adapter, scenario, tmp_path):
+    path = str(tmp_path / "model.h5")
+    save = TRAIN.replace('NPUTrainer("npu"', 'NPUTrainer("host"').replace(
+        "    result(", "    trainer.save(model, PATH)\n    result("
+    )
+    environment = {"ARGUMENTS": json.dumps({"loss_scale": "dynamic"})}
+    scenario("PATH = {!r}\n".format(path) + save, env=environment)
+    load = TRAIN.replace(
+        "    trainer.compile(model, optimizer",
+        "    model = keras.models.load_model(PATH)\n    trainer.compile(model, model.optimizer",
+    )
+    (value,) = scenario("PATH = {!r}\n".format(path) + load, env=environment)
+    assert (value["iterations"], value["scale"], value["skipped"]) == (8, 32768.0, 0)
 
 
 LOOP = """
@@ -463,7 +565,30 @@ def test_loop_size_follows_steps_per_execution(tf26, scenario):
 def test_steps_that_do_not_divide_are_refused(tf26, scenario):
     (value,) = scenario(LOOP, env={"STEPS": 3})
     assert "must be a multiple of 3" in value["error"]
-    assert "test steps=4, train steps=4" in value["error"] or "train steps=4" in value["error"]
+    assert "test steps=4, train steps=4" in value["error"]
+
+
+def test_steps_are_counted_as_keras_cuts(tf26, scenario):
+    fit = """
+with NPUTrainer("npu") as trainer:
+    model = trainer.compile(small(), "sgd", "mse", steps_per_execution=2)
+    other = trainer.compile(small(), "sgd", "mse")
+    errors = []
+    for arguments in (dict(validation_split=0.25), dict(validation_data=(X, Y), validation_batch_size=8),
+                      dict(validation_split=0.5)):
+        try:
+            trainer.fit(model, X, Y, batch_size=2, verbose=0, **arguments)
+            errors.append("")
+        except ValueError as error:
+            errors.append(str(error))
+    predicted = trainer.predict(model, X, batch_size=2)
+    result(errors=errors, predicted=len(predicted), ok=trainer.evaluate(model, X, Y, batch_size=2, verbose=0))
+"""
+    (value,) = scenario(fit)
+    assert "test steps=1, train steps=3" in value["errors"][0]
+    assert "test steps=1" in value["errors"][1]
+    assert value["errors"][2] == "", "the model compiled last has no say in it"
+    assert value["predicted"] == 8
 
 
 def test_an_option_this_release_lacks_is_named(tf26, scenario):

@@ -217,7 +217,11 @@ def test_deterministic_acts():
         "import sys, tensorflow as tf\n"
         "from tensorflow.python.framework.config import is_op_determinism_enabled as enabled\n"
         "NPUTrainer('host'); before = enabled()\n"
-        "NPUTrainer('host', deterministic=True); sys.exit(10 * before + enabled())"
+        "trainer = NPUTrainer('host', deterministic=True)\n"
+        "model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=(1,)), tf.keras.layers.Dropout(0.5)])\n"
+        "trainer.compile(model, 'sgd', 'mse')\n"
+        "trainer.fit(model, tf.ones((64, 1)), tf.ones((64, 1)), verbose=0)\n"
+        "sys.exit(10 * before + enabled())"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 1
 

@@ -30,14 +30,16 @@ def reference(inputs, scale, growth_steps, fixed, rate=0.125, momentum=0.5):
     return rows
 
 
-def one_weight(optimizer):
-    model = keras.Sequential([keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", input_shape=(1,))])
+def one_weight(optimizer, model=None):
+    model = model or keras.Sequential(
+        [keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", input_shape=(1,))]
+    )
     model.compile(optimizer=optimizer, loss=lambda target, output: keras.backend.mean(output * target))
     return model
 
 
-def run(optimizer, inputs):
-    model, rows = one_weight(optimizer), []
+def run(optimizer, inputs, model=None):
+    model, rows = one_weight(optimizer, model), []
     for value in inputs:
         model.train_on_batch(np.full((1, 1), value, "float32"), np.ones((1, 1), "float32"))
         iterations = int(compat.get_values([optimizer.iterations])[0])
@@ -66,10 +68,53 @@ def test_fixed_scale_skips_and_stays():
 
 
 def test_defaults_are_those_of_tf2():
-    optimizer = optimizers.scale_loss(keras.optimizers.SGD(0.1), "dynamic")
-    one_weight(optimizer)
+    optimizer = optimizers.scale_loss(keras.optimizers.SGD(0.0), "dynamic")
+    model = one_weight(optimizer)
+    one = np.ones((1, 1), "float32")
+    for _ in range(1999):
+        model.train_on_batch(one, one)
     assert optimizers.current_loss_scale(optimizer) == 32768.0
-    assert loss_scale.GROWTH_STEPS == 2000
+    model.train_on_batch(one, one)
+    assert optimizers.current_loss_scale(optimizer) == 65536.0, "2000 good steps in a row"
+
+
+@pytest.mark.parametrize("before, after", [("dynamic", 256), (256, "dynamic"), (256, 64), ("dynamic", None)])
+def test_another_regime_replaces_the_one_that_is_there(before, after):
+    inner = keras.optimizers.SGD(0.125, momentum=0.5)
+    first = optimizers.scale_loss(inner, before)
+    model = one_weight(first)
+    run(first, [1.0, np.inf], model)
+    second = optimizers.scale_loss(first, after)
+    assert optimizers.loss_scale_of(second) == after
+    assert compat.inner_optimizer(second) is inner, "slots and iterations stay"
+    if after is None:
+        assert second is inner
+        return
+    scale = 32768.0 if after == "dynamic" else float(after)
+    rows = run(second, [1.0, np.inf, 1.0], model)
+    assert [row[0] for row in rows] == ([scale, scale / 2, scale / 2] if after == "dynamic" else [scale] * 3)
+    assert [row[2] for row in rows] == [3, 4, 5]
+
+
+@pytest.mark.skipif(compat.TF1, reason="TF 1.15's Keras has no LossScaleOptimizer that we take over")
+class TestOptimizersOfTheUser:
+    def test_dynamic_one_keeps_scale_and_growth(self):
+        stock = keras.mixed_precision.LossScaleOptimizer(
+            keras.optimizers.SGD(0.125, momentum=0.5), initial_scale=4.0, dynamic_growth_steps=2
+        )
+        assert optimizers.loss_scale_of(stock) == "dynamic"
+        taken = optimizers.scale_loss(stock, "dynamic")
+        assert run(taken, INPUTS) == reference(INPUTS, 4.0, 2, fixed=False)
+
+    @pytest.mark.skipif(compat.KERAS3, reason="Keras 3 has no static LossScaleOptimizer")
+    @pytest.mark.parametrize("loss_scale_, scale", [("dynamic", 32768.0), (128, 128.0)])
+    def test_static_one_is_replaced(self, loss_scale_, scale):
+        stock = keras.mixed_precision.LossScaleOptimizer(
+            keras.optimizers.SGD(0.125, momentum=0.5), dynamic=False, initial_scale=64.0
+        )
+        assert optimizers.loss_scale_of(stock) == 64.0
+        taken = optimizers.scale_loss(stock, loss_scale_)
+        assert run(taken, INPUTS[:2]) == reference(INPUTS[:2], scale, 2000, fixed=True)
 
 
 def test_none_leaves_the_optimizer_alone():

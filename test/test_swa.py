@@ -11,12 +11,17 @@ from ascend_keras.compat import keras
 layers = keras.layers
 X = np.random.RandomState(3).randn(24, 3).astype(np.float32)
 Y = np.ones((24, 2), np.float32)
+# Keras 3 compiles with XLA by default, which takes longer than these trainings.
+QUICK = dict(jit_compile=False) if compat.KERAS3 else {}
 
 
 @pytest.fixture(autouse=True)
 def fresh_graph():
-    keras.backend.clear_session()
     compat.set_seed(0)
+    yield
+    if compat.TF1:
+        # On TF 1.15 all tests share a graph, which some of them finalize.
+        keras.backend.clear_session()
 
 
 class Script(keras.callbacks.Callback):
@@ -48,7 +53,7 @@ class Rates(keras.callbacks.Callback):
 def make_model(optimizer=None, **options):
     inputs = keras.Input((3,))
     model = keras.Model(inputs, layers.Dense(2, **options)(layers.Dense(4, "tanh", **options)(inputs)))
-    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse")
+    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse", **QUICK)
     return model
 
 

@@ -106,10 +106,29 @@ class TestConstruction:
         with pytest.raises(TypeError, match="precision"):
             NPUTrainer("host", precision="fp16")
 
-    def test_closing_twice_is_harmless(self):
+    def test_closing_twice_is_harmless_and_using_it_is_refused(self):
         trainer = NPUTrainer("host")
+        model = build(trainer)
         trainer.close()
         trainer.close()
+        for verb in (trainer.compile, trainer.fit, trainer.evaluate, lambda model: trainer.predict(model, X)):
+            with pytest.raises(RuntimeError, match="This trainer is closed.*Create a new NPUTrainer"):
+                verb(model)
+
+    @pytest.mark.parametrize("seed", ["x", -1, True, 1.5])
+    def test_bad_seed_is_named(self, seed):
+        with pytest.raises(ValueError, match="seed must be a whole number"):
+            NPUTrainer("host", seed=seed)
+
+    def test_session_config_that_cannot_act_is_refused(self):
+        with pytest.raises(ValueError, match="session_config"):
+            NPUTrainer("host", session_config=object())
+
+    @pytest.mark.skipif(not compat.TF1, reason="sessions are of TF 1.15")
+    def test_session_config_acts_on_a_host(self):
+        with NPUTrainer("host", session_config=tf.ConfigProto(inter_op_parallelism_threads=3)):
+            assert compat.get_session()._config.inter_op_parallelism_threads == 3
+        keras.backend.clear_session()
 
     def test_seed_repeats_the_run(self):
         weights = []
@@ -183,6 +202,29 @@ class TestRuns:
         for index in (0, 1, 2, 3, 6, 7):  # all but the moving statistics, which Keras updates in the forward pass
             np.testing.assert_array_equal(before[index], model.get_weights()[index])
 
+    def test_one_callback_needs_no_list(self):
+        seen = []
+        callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+        with NPUTrainer("host") as trainer:
+            trained(trainer, epochs=2, callbacks=callback)
+        assert seen == [0, 1]
+
+    @pytest.mark.skipif(not compat.KERAS3, reason="Keras 2 unscales where Keras scaled, so own steps are right there")
+    def test_own_train_step_is_warned_about(self, caplog, monkeypatch):
+        monkeypatch.setattr("ascend_keras.log.logger.propagate", True)
+
+        class Own(keras.Sequential):
+            def train_step(self, data):
+                return super().train_step(data)
+
+        for loss_scale, warned in (("dynamic", True), (None, False)):
+            with caplog.at_level("WARNING", logger="ascend_keras"), NPUTrainer(
+                "host", loss_scale=loss_scale
+            ) as trainer:
+                caplog.clear()
+                trainer.compile(Own([keras.layers.Dense(1)]), "sgd", "mse")
+            assert ("Own has a train_step of its own" in caplog.text) is warned
+
     def test_skipped_steps_are_logged(self, caplog, monkeypatch):
         monkeypatch.setattr("ascend_keras.log.logger.propagate", True)
         x = X.copy()
@@ -219,6 +261,16 @@ class TestLossScale:
                 assert optimizers.current_loss_scale(model.optimizer) == scale
                 assert history.history["loss_scale"] == [scale]
             assert np.isfinite(model.get_weights()[0]).all()
+
+    def test_compiling_with_another_scale_acts(self):
+        with NPUTrainer("host", loss_scale="dynamic") as first:
+            model, _ = trained(first, epochs=1)
+        for loss_scale in (1024, None):
+            with NPUTrainer("host", loss_scale=loss_scale) as trainer:
+                trainer.compile(model, model.optimizer, "sparse_categorical_crossentropy")
+                history = trainer.fit(model, X, Y, batch_size=8, verbose=0)
+                assert history.backend["loss_scale"] == loss_scale
+                assert optimizers.loss_scale_of(model.optimizer) == loss_scale
 
     def test_compiling_again_does_not_wrap_twice(self):
         with NPUTrainer("host", loss_scale="dynamic") as trainer:
@@ -271,8 +323,7 @@ class TestSaving:
         with NPUTrainer("host", loss_scale=loss_scale, seed=0) as trainer:
             model, _ = trained(trainer, keras.optimizers.SGD(rate, momentum=0.9), epochs=2)
             trainer.save(model, path)
-            objects = {"WarmupCosine": schedules.WarmupCosine}
-            again = keras.models.load_model(path, custom_objects=objects)
+            again = keras.models.load_model(path)
             trainer.compile(again, again.optimizer, "sparse_categorical_crossentropy")
             inner, inner_again = compat.inner_optimizer(model.optimizer), compat.inner_optimizer(again.optimizer)
             assert compat.get_values([inner_again.iterations])[0] == 8
@@ -299,6 +350,28 @@ class TestSaving:
             other = keras.Sequential([keras.layers.Dense(7, input_shape=(3,))])
             with pytest.raises(ValueError, match=r"8 arrays, the model 2(.|\n)*\(3, 4\) in the file, \(3, 7\) in the"):
                 saving.load_weights(other, str(tmp_path / "model.npz"))
+
+    def test_file_of_another_kind_is_refused_by_name(self, tmp_path):
+        np.savez(str(tmp_path / "other.npz"), images=X)
+        with NPUTrainer("host") as trainer, pytest.raises(ValueError, match=r"no weights of NPUTrainer.*other.npz"):
+            saving.load_weights(build(trainer), str(tmp_path / "other.npz"))
+
+    def test_folder_with_other_files_is_left_alone(self, tmp_path):
+        (tmp_path / "metrics.csv").write_text("epoch,loss")
+        with NPUTrainer("host") as trainer:
+            with pytest.raises(ValueError, match=r"holds more than a SavedModel.*'metrics.csv'"):
+                trainer.save(build(trainer), str(tmp_path) + os.sep)
+        assert (tmp_path / "metrics.csv").read_text() == "epoch,loss"
+
+    @pytest.mark.skipif(compat.TF1 or compat.KERAS3, reason="model.save writes SavedModel folders on TF 2 with Keras 2")
+    def test_saved_model_replaces_a_saved_model(self, tmp_path):
+        path = str(tmp_path / "model")
+        with NPUTrainer("host") as trainer:
+            model, _ = trained(trainer, epochs=1)
+            for _ in range(2):
+                trainer.save(model, path)
+        assert os.listdir(str(tmp_path)) == ["model"]
+        np.testing.assert_allclose(keras.models.load_model(path).predict(X), model.predict(X), rtol=1e-5)
 
     def test_failed_save_keeps_the_old_file(self, tmp_path, monkeypatch):
         path = tmp_path / "model.npz"

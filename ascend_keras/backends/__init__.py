@@ -99,15 +99,15 @@ def open_backend(name: str, settings):
     if not backend.process_wide:
         backend.open()
         return backend
-    wanted = dict(settings.options.process_wide(backend.adapter), backend=name, device=settings.cluster.device_id)
+    fixed = dict(backend.fixed_options(), backend=name)
     if _opened:
-        _check_same(_opened["fixed"], wanted)
-        if _opened["users"]:
+        _check_same(_opened["fixed"], fixed)
+        if _opened["users"] or backend.stays_open:
             _check_same(_opened["all"], dict(settings.options))
             _opened["users"] += 1
             return _opened["backend"]
     backend.open()
-    _opened.update(fixed=wanted, all=dict(settings.options), backend=backend, users=1)
+    _opened.update(fixed=fixed, all=dict(settings.options), backend=backend, users=1)
     return backend
 
 

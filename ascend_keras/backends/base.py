@@ -1,6 +1,7 @@
 """What a backend owes the trainer."""
 
 import contextlib
+import os
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from ascend_keras import compat, optimizers
@@ -42,6 +43,8 @@ class Backend:
     adapter: Optional[str] = None
     # Whether open() fixes options for the life of the process, so that a second trainer cannot have others.
     process_wide = True
+    # Whether the device stays open after close(), until the process ends.
+    stays_open = False
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -53,13 +56,29 @@ class Backend:
 
     def check(self) -> List[str]:
         """Problems of the settings that only this backend sees; each names value and remedy."""
-        mode = precision(self.settings.options)
-        if mode not in MIXED or not compat.computes_in_float16():
-            return []
-        return [
-            "Two knobs lower the precision: a global float16 policy of Keras, and the device. Received: {!r}. Keep the "
-            "policy and give precision_mode_v2='origin', or reset it to 'float32'.".format(mode)
-        ]
+        problems = []
+        mode, table = precision(self.settings.options), os.environ.get("RANK_TABLE_FILE", "")
+        if mode in MIXED and compat.computes_in_float16():
+            problems.append(
+                "Two knobs lower the precision: a global float16 policy of Keras, and the device. Received: {!r}. Keep "
+                "the policy and give precision_mode_v2='origin', or reset it to 'float32'.".format(mode)
+            )
+        if self.settings.cluster.mode == "rank_table" and not (table.endswith(".json") and os.path.isfile(table)):
+            problems.append(
+                "{} ranks find each other by a rank table. Received: RANK_TABLE_FILE={!r}. Set it to an existing .json "
+                "file on every rank.".format(self.settings.cluster.size, table)
+            )
+        if self.settings.session_config is not None and not compat.TF1:
+            problems.append(
+                "session_config is a ConfigProto of TF 1.15. Received: one on {}. Remove it.".format(
+                    compat.stack_name()
+                )
+            )
+        return problems
+
+    def fixed_options(self) -> Dict[str, Any]:
+        """The options that nothing can change in this process once the device is open."""
+        return dict(self.settings.options.process_wide(self.adapter), device=self.settings.cluster.device_id)
 
     def open(self) -> None:
         """Takes the device and fixes the options."""

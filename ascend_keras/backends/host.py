@@ -4,7 +4,7 @@ import os
 
 from ascend_keras import compat, optimizers
 from ascend_keras.backends.base import Availability, Backend, precision
-from ascend_keras.compat import tf
+from ascend_keras.compat import keras, tf
 
 # What each precision mode of the adapters comes to on a host. docs/precision.md is written from this table.
 # None keeps the dtypes of the model: those modes lower nothing that the hardware can run as it is.
@@ -40,7 +40,7 @@ class HostBackend(Backend):
 
     def check(self):
         """Ranks without an engine, and number formats that the host does not have."""
-        problems = []
+        problems = [] if self.settings.cluster.size > 1 else super().check()
         size = self.settings.cluster.size
         if size > 1:
             problems.append(
@@ -63,6 +63,8 @@ class HostBackend(Backend):
         """Switches determinism on if asked; everything else needs no opening."""
         if self.settings.options.get("deterministic"):
             compat.enable_determinism()
+        if self.settings.session_config is not None:
+            keras.backend.set_session(tf.Session(config=self.settings.session_config))
 
     @property
     def policy(self):
@@ -80,9 +82,8 @@ class HostBackend(Backend):
 
     def assemble(self, optimizer, loss_scale):
         """Loss scaling; there is no reduction in one process."""
-        if loss_scale is None:
-            return optimizers.unscaled(optimizer) if self.needs_loss_scale else optimizer
-        return optimizers.scale_loss(optimizer, loss_scale)
+        optimizer = optimizers.scale_loss(optimizer, loss_scale)
+        return optimizers.unscaled(optimizer) if loss_scale is None and self.needs_loss_scale else optimizer
 
     def describe(self):
         """Names the devices TensorFlow sees and the dtype policy in force."""

@@ -6,7 +6,7 @@ import importlib.util
 
 from ascend_keras import compat, optimizers
 from ascend_keras.backends.base import Availability, Backend, refuse_late
-from ascend_keras.compat import keras, tf
+from ascend_keras.compat import tf
 
 REMEDY = "Install the CANN package for TensorFlow 2.6.5 and source its set_env.sh, so that PYTHONPATH holds npu_device."
 
@@ -51,6 +51,7 @@ class NpuDeviceBackend(Backend):
 
     name = "npu_device"
     adapter = "tf26"
+    stays_open = True
 
     def __init__(self, settings):
         super().__init__(settings)
@@ -85,6 +86,16 @@ class NpuDeviceBackend(Backend):
         self._device = npu.open(self.settings.cluster.device_id)
         self._device.as_default()
         self._npu = npu
+        if self.settings.cluster.rank is None:
+            # Of a CM_* launch only the collective runtime knows the rank, and only now.
+            cluster = self.settings.cluster._replace(rank=self._device.worker_id)
+            self.settings = self.settings._replace(cluster=cluster)
+        # For a full model that a ModelCheckpoint writes; what the trainer saves names classes of Keras only.
+        compat.register(npu.train.optimizer.NpuLossScaleOptimizer)
+
+    def fixed_options(self):
+        """All of them: what is set after the first open has no effect."""
+        return dict(self.settings.options, device=self.settings.cluster.device_id)
 
     def close(self):
         """Nothing: the adapter keeps the device until the process ends, and closes it there by itself."""
@@ -108,10 +119,10 @@ class NpuDeviceBackend(Backend):
 
     def assemble(self, optimizer, loss_scale):
         """Reduces around the loss scaling: all ranks see the same Inf, and no rank skips a reduction."""
-        if loss_scale is not None:
-            factory = self._npu.train.optimizer.NpuLossScaleOptimizer
-            optimizer = optimizers.scale_loss(_replant(optimizer, factory), loss_scale, factory=factory)
-        elif self.needs_loss_scale or compat.computes_in_float16():
+        optimizers.undistribute(compat.inner_optimizer(optimizer))
+        factory = self._npu.train.optimizer.NpuLossScaleOptimizer
+        optimizer = optimizers.scale_loss(optimizer, loss_scale, factory=factory)
+        if loss_scale is None and (self.needs_loss_scale or compat.computes_in_float16()):
             optimizer = optimizers.unscaled(optimizer)
         if self.settings.cluster.size > 1:
             wrapper = self._npu.distribute.npu_distributed_keras_optimizer_wrapper
@@ -131,9 +142,3 @@ class NpuDeviceBackend(Backend):
             "overflow": "Inf/NaN" if self._npu and self._npu.is_inf_nan_enabled() else "saturation",
             "tensorflow": tf.__version__,
         }
-
-
-def _replant(optimizer, factory):
-    """Takes the optimizer out of a LossScaleOptimizer that cannot read the device's overflow register."""
-    stock = isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer) and not isinstance(optimizer, factory)
-    return compat.inner_optimizer(optimizer) if stock else optimizer

@@ -20,3 +20,10 @@ def distribute(optimizer, wrapper):
 def is_distributed(optimizer):
     """Whether an adapter's wrapper has changed this instance: both replace its `_compute_gradients`."""
     return "_compute_gradients" in vars(optimizer)
+
+
+def undistribute(optimizer):
+    """Takes the change of an adapter's wrapper back: where a wrapper goes around, none may be inside as well."""
+    if is_distributed(optimizer):
+        for name in ("compute_gradients", "_compute_gradients", "get_gradients", "get_gradient", "apply_gradients"):
+            vars(optimizer).pop(name, None)

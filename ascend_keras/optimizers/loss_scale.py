@@ -18,14 +18,20 @@ from ascend_keras.optimizers.loss_scale_rule import GROWTH_STEPS, INITIAL_SCALE,
 # A fixed scale is a dynamic one that does not shrink, and grows after more good steps in a row than any run has.
 _NEVER = 2**31 - 1
 
+# What we keep on an extended optimizer, past its __setattr__, so that Keras neither tracks nor saves it.
 _COUNTER = "_ascend_keras_skipped_steps"
+_REGIME = "_ascend_keras_loss_scale"
 
 
 def scale_loss(optimizer, loss_scale, *, factory=None, float_status=None):
-    """Returns `optimizer` with loss scaling around it.
+    """Returns `optimizer` with exactly this loss scaling around it.
+
+    An optimizer that scales the loss otherwise is taken out of its wrapper and put into a new one; its weights, slots
+    and learning rate stay, and so do the scale and the growth of one dynamic wrapper in the next. Asking for what is
+    there already returns the same object.
 
     Args:
-        optimizer: a Keras optimizer. One that scales the loss already is kept and adjusted; wrapping twice is a no-op.
+        optimizer: a Keras optimizer.
         loss_scale: None (no scaling), "dynamic", or a number >= 1 that stays fixed.
         factory: TF 2 only: a class to use for Keras' LossScaleOptimizer, such as the adapter's.
         float_status: a `FloatStatus` for a TF 1.15 device in saturation mode; without it gradients are tested for
@@ -38,17 +44,42 @@ def scale_loss(optimizer, loss_scale, *, factory=None, float_status=None):
     if problem or loss_scale == "auto":
         raise ValueError(problem or "loss_scale='auto' has to be decided before scale_loss is called.")
     if loss_scale is None:
-        return optimizer
-    fixed = None if loss_scale == "dynamic" else float(loss_scale)
+        return compat.take_out(optimizer) if is_loss_scaled(optimizer) else optimizer
     if compat.TF1:
         from ascend_keras.optimizers import loss_scale_tf1
 
-        return loss_scale_tf1.wrap(optimizer, fixed, float_status)
+        return loss_scale_tf1.wrap(optimizer, loss_scale, float_status)
+    factory = factory or keras.mixed_precision.LossScaleOptimizer
+    if vars(optimizer).get(_REGIME) == loss_scale and isinstance(optimizer, factory):
+        return optimizer
+    wrapped = factory(*_arguments(optimizer, loss_scale))
+    _extend(wrapped, loss_scale)
+    return wrapped
+
+
+def _arguments(optimizer, loss_scale):
+    """Inner optimizer, dynamic, initial scale and growth steps of a new LossScaleOptimizer."""
+    initial_scale, growth_steps = INITIAL_SCALE, GROWTH_STEPS
+    if loss_scale != "dynamic":
+        initial_scale, growth_steps = float(loss_scale), _NEVER
+    elif loss_scale_of(optimizer) == "dynamic":
+        initial_scale, growth_steps = current_loss_scale(optimizer), optimizer.dynamic_growth_steps
+    inner = compat.take_out(optimizer) if is_loss_scaled(optimizer) else optimizer
+    return (inner, initial_scale, growth_steps) if compat.KERAS3 else (inner, True, initial_scale, growth_steps)
+
+
+def loss_scale_of(optimizer):
+    """The `loss_scale` argument that describes an optimizer: None, "dynamic", or the number that stays fixed."""
     if not is_loss_scaled(optimizer):
-        optimizer = _stock(optimizer, fixed, factory)
-    if _COUNTER not in vars(optimizer):
-        _extend(optimizer, fixed)
-    return optimizer
+        return None
+    if compat.TF1:
+        return optimizer.loss_scale
+    if _REGIME in vars(optimizer):
+        return vars(optimizer)[_REGIME]
+    static = not compat.KERAS3 and not optimizer.dynamic
+    if static or optimizer.dynamic_growth_steps == _NEVER:  # the latter is our fixed one, loaded from a file
+        return float(optimizer.initial_scale)
+    return "dynamic"
 
 
 def is_loss_scaled(optimizer):
@@ -62,14 +93,16 @@ def is_loss_scaled(optimizer):
 
 def unscaled(optimizer):
     """`optimizer` so that Keras adds no loss scaling of its own under a mixed_float16 policy: a scale of one."""
-    if compat.TF1 or compat.KERAS3 or is_loss_scaled(optimizer):
+    if compat.TF1 or compat.KERAS3:
         return optimizer
     return keras.mixed_precision.LossScaleOptimizer(optimizer, dynamic=False, initial_scale=1.0)
 
 
 def skipped_steps(optimizer):
     """How many steps were skipped for an overflow since compile; 0 where nothing scales the loss."""
-    counter = _variable(optimizer, _COUNTER, "skipped_steps")
+    if not is_loss_scaled(optimizer):
+        return 0
+    counter = optimizer.skipped_steps if compat.TF1 else vars(optimizer).get(_COUNTER)
     return 0 if counter is None else int(compat.get_values([counter])[0])
 
 
@@ -84,26 +117,11 @@ def current_loss_scale(optimizer):
     return float(optimizer.loss_scale)
 
 
-def _variable(optimizer, tf2_name, tf1_name):
-    if not is_loss_scaled(optimizer):
-        return None
-    return getattr(optimizer, tf1_name) if compat.TF1 else vars(optimizer).get(tf2_name)
-
-
-def _stock(optimizer, fixed, factory):
-    factory = factory or keras.mixed_precision.LossScaleOptimizer
-    return factory(
-        optimizer,
-        initial_scale=INITIAL_SCALE if fixed is None else fixed,
-        dynamic_growth_steps=GROWTH_STEPS if fixed is None else _NEVER,
-    )
-
-
-def _extend(optimizer, fixed):
+def _extend(optimizer, loss_scale):
     """Adds the count of skipped steps, and what a fixed scale needs, to one LossScaleOptimizer of TF 2."""
     skipped = tf.Variable(0, dtype=tf.int64, trainable=False, name="skipped_steps")
-    # Past __setattr__, so that Keras neither tracks nor saves the counter: the file stays that of the stock class.
-    vars(optimizer)[_COUNTER] = skipped
+    vars(optimizer).update({_COUNTER: skipped, _REGIME: loss_scale})
+    fixed = None if loss_scale == "dynamic" else float(loss_scale)
     if compat.KERAS3:
         _extend_keras3(optimizer, fixed, skipped)
     else:

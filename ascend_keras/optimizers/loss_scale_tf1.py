@@ -6,18 +6,21 @@ only tf.train optimizers. The arithmetic is that of TF 2's tf.keras.mixed_precis
 
 import contextlib
 
-from ascend_keras.compat import keras, tf
+from ascend_keras.compat import keras, register, tf
 from ascend_keras.optimizers.loss_scale_rule import GROWTH_STEPS, INITIAL_SCALE
 
 
-def wrap(optimizer, fixed, float_status):
-    """Puts a LossScaleOptimizer around `optimizer`, or adjusts the one that is there."""
+def wrap(optimizer, loss_scale, float_status):
+    """Puts a LossScaleOptimizer around `optimizer`; one that is there and scales otherwise is replaced."""
     if not isinstance(optimizer, LossScaleOptimizer):
-        optimizer = LossScaleOptimizer(optimizer, loss_scale="dynamic" if fixed is None else fixed)
+        optimizer = LossScaleOptimizer(optimizer, loss_scale)
+    elif optimizer.loss_scale != loss_scale:
+        optimizer = LossScaleOptimizer(optimizer.inner_optimizer, loss_scale)
     optimizer.float_status = float_status
     return optimizer
 
 
+@register
 class LossScaleOptimizer(keras.optimizers.Optimizer):
     """Scales the loss, unscales the gradients, and applies them only if no operation overflowed.
 
@@ -57,6 +60,11 @@ class LossScaleOptimizer(keras.optimizers.Optimizer):
     def _state(self, name, dtype, value):
         initializer = keras.initializers.Constant(value)
         return self.add_weight(name, shape=(), dtype=dtype, initializer=initializer, trainable=False)
+
+    @property
+    def loss_scale(self):
+        """ "dynamic", or the number that stays fixed."""
+        return self._loss_scale
 
     @property
     def inner_optimizer(self):
@@ -193,7 +201,3 @@ def _multiply(gradient, factor):
         values = gradient.values * tf.cast(factor, gradient.dtype)
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)
-
-
-# Files name the class only; this lets load_model find it wherever ascend_keras is imported.
-keras.utils.get_custom_objects()["LossScaleOptimizer"] = LossScaleOptimizer

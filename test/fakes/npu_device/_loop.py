@@ -13,17 +13,17 @@ from tensorflow.python.framework import ops
 
 from npu_device import _npu_device_backends
 
-_call = {"name": None, "taken": 0}
+_call = {"name": None, "taken": 0, "looped": False}
 
 
 def watch_iterators():
-    """Counts each batch that a loop inside a graph takes."""
+    """Counts each batch that a graph takes: predict takes its first one before the loop."""
     genuine = iterator_ops.OwnedIterator._next_internal
 
     def counted(self):
-        if not _is_in_loop_body():
+        if not ops.get_default_graph().building_function:
             return genuine(self)
-        with tf.control_dependencies([tf.numpy_function(_take, [], tf.int32)]):
+        with tf.control_dependencies([tf.numpy_function(_take, [_is_in_loop_body()], tf.int32)]):
             return genuine(self)
 
     iterator_ops.OwnedIterator._next_internal = counted
@@ -38,9 +38,10 @@ def _is_in_loop_body():
     return False
 
 
-def _take():
+def _take(in_loop):
     _call["taken"] += 1
-    if _call["taken"] > _npu_device_backends.loop_size():
+    _call["looped"] = _call["looped"] or bool(in_loop)
+    if _call["looped"] and _call["taken"] > _npu_device_backends.loop_size():
         _stall("asked for batch {} of a call".format(_call["taken"]))
     return np.int32(_call["taken"])
 
@@ -57,7 +58,8 @@ def _stall(what):
 @contextlib.contextmanager
 def one_call(name):
     """One call from Python; a loop that left batches in the queue is as wrong as one that wants more."""
-    _call.update(name=name, taken=0)
+    _call.update(name=name, taken=0, looped=False)
     yield
-    if 0 < _call["taken"] < _npu_device_backends.loop_size():
+    # A function without a loop takes one batch a call, whatever the loop size.
+    if _call["looped"] and _call["taken"] < _npu_device_backends.loop_size():
         _stall("took {} batches of a call".format(_call["taken"]))
