@@ -3,7 +3,7 @@
 Trains, averages, and reports the accuracy of the averaged model on data it has not seen.
 
     python examples/swa_blobs.py
-    python examples/swa_blobs.py --dataset=digits --epochs=40
+    python examples/swa_blobs.py --dataset=digits
 """
 
 import os
@@ -15,27 +15,30 @@ from absl import app, flags
 from ascend_keras import NPUTrainer, callbacks, data, models, optimizers, report
 from ascend_keras.compat import keras
 
-# name: data, model, and the recipe's own numbers
+RATES = dict(learning_rate=3.0, swa_lr=3.0)
+# name: data, model, and the numbers of the recipe; those of digits are the ones of docs/swa.md
 DATASETS: Dict[str, Tuple[Callable, Callable, Dict[str, Any]]] = {
     "blobs": (data.blobs, models.blobs_mlp, dict(epochs=100, batch_size=16384, learning_rate=0.1, swa_start_epoch=75)),
     "digits": (
-        lambda: data.digits(train_size=400, noise=0.3),
+        lambda: data.digits(noise=0.3),
         models.digits_cnn,
-        dict(epochs=40, batch_size=50, learning_rate=0.1, swa_start_epoch=20, swa_lr=0.05, swa_lr2=0.1, swa_freq=2),
+        dict(epochs=40, batch_size=20, swa_start_epoch=21, swa_freq=1, lr_schedule="constant", **RATES),
     ),
 }
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", "blobs", sorted(DATASETS), "what to learn")
 flags.DEFINE_string("data_path", "./", "unused by these data sets, which are made here; ModelZoo scripts demand it")
-flags.DEFINE_integer("epochs", None, "passes over the training data", lower_bound=1)
+flags.DEFINE_integer("epochs", None, "passes over the training data (blobs 100, digits 40)", lower_bound=1)
 flags.DEFINE_alias("train_epochs", "epochs")
 flags.DEFINE_integer("max_steps", None, "stop after so many steps", lower_bound=1)
 flags.DEFINE_alias("max_step", "max_steps")
-flags.DEFINE_integer("batch_size", None, "samples per step and device", lower_bound=1)
+flags.DEFINE_integer("batch_size", None, "samples per step and device (blobs 16384, digits 20)", lower_bound=1)
 flags.DEFINE_alias("batch", "batch_size")
-flags.DEFINE_float("learning_rate", None, "learning rate before averaging starts", lower_bound=0.0)
-flags.DEFINE_integer("swa_start_epoch", None, "first epoch of averaging, counted from 1", lower_bound=1)
+flags.DEFINE_float(
+    "learning_rate", None, "learning rate before averaging starts (blobs 0.1, digits 3)", lower_bound=0.0
+)
+flags.DEFINE_integer("swa_start_epoch", None, "first epoch of averaging, from 1 (blobs 75, digits 21)", lower_bound=1)
 flags.DEFINE_enum("lr_schedule", "cyclic", ["manual", "constant", "cyclic"], "learning rate while averaging")
 flags.DEFINE_float("swa_lr", 0.001, "lowest learning rate of a cycle")
 flags.DEFINE_float("swa_lr2", 0.003, "highest learning rate of a cycle")
@@ -75,11 +78,10 @@ def main(_):
         history = trainer.fit(
             model, x, y, epochs=epochs(len(x)), batch_size=FLAGS.batch_size, verbose=2, callbacks=[swa, throughput]
         )
-        # 20,000 divides the 200,000 held-out points: every batch has the same shape, as a device wants it.
+        # 20,000 divides the 200,000 points: all batches have one shape, as a device wants it.
         _, accuracy = trainer.evaluate(model, x_test, y_test, batch_size=20000, verbose=0)
         print("accuracy of the averaged model on {:,} held-out samples: {:.4f}".format(len(x_test), accuracy))
         trainer.save(model, os.path.join(FLAGS.output_dir, "ckpt", "swa_final.npz"))
-        losses = history.history["loss"]
         result = report.RunResult(
             network=NETWORK,
             batch_size=FLAGS.batch_size,
@@ -90,7 +92,7 @@ def main(_):
             backend=history.backend["backend"],
             details=dict(history.backend, samples=throughput.samples, seconds=throughput.seconds),
         )
-        report.finish(FLAGS.output_dir, result, losses)
+        report.finish(FLAGS.output_dir, result, history.history["loss"])
 
 
 def epochs(samples):
