@@ -1,9 +1,6 @@
 """Stochastic weight averaging on Gaussian blobs (ModelZoo recipe SWA_ID0252) or on handwritten digits.
 
-Trains, averages, and reports the accuracy of the averaged model on data it has not seen.
-
-    python examples/swa_blobs.py
-    python examples/swa_blobs.py --dataset=digits
+Trains, averages, and reports the accuracy of the averaged model on data that it has not seen.
 """
 
 import os
