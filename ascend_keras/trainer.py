@@ -97,7 +97,7 @@ class NPUTrainer:
 
     def _state_backend(self, passed_over):
         stated = ", ".join("{} {}".format(key, value) for key, value in sorted(self.describe().items()))
-        logger.info(stated + "".join("; passed over {}".format(reason) for reason in passed_over))
+        logger.info(stated + "".join("; passed over {}".format(reason.rstrip(".")) for reason in passed_over))
         ignored = self.settings.options.ignored_on_host() if self.backend.adapter is None else []
         if ignored:
             logger.info("checked, but without effect on a host: %s", ", ".join(ignored))

@@ -258,6 +258,11 @@ class TestLossScale:
                 assert optimizers.current_loss_scale(model.optimizer) in (None, 1.0)
                 assert optimizers.skipped_steps(model.optimizer) == 0
             else:
+                skipped = optimizers.skipped_steps(model.optimizer)
+                if optimizers.loss_scale_of(model.optimizer) == "dynamic":
+                    # In float16 a first scale of 32768 may overflow, by chance of the initial weights.
+                    scale = scale / 2**skipped
+                assert skipped <= 2
                 assert optimizers.current_loss_scale(model.optimizer) == scale
                 assert history.history["loss_scale"] == [scale]
             assert np.isfinite(model.get_weights()[0]).all()
