@@ -1,0 +1,49 @@
+"""What a compiled model does not say of itself, or says under another name."""
+
+from ascend_keras.compat.stack import KERAS3, TF1, keras, tf
+
+
+def all_layers(model):
+    """The layers of a model at any depth, those inside nested models and wrapper layers among them, each once."""
+    if not TF1:
+        return list(model._flatten_layers(include_self=False))
+    from tensorflow.python.training.tracking import layer_utils
+
+    found = {}
+    for layer in layer_utils.filter_empty_layer_containers(getattr(model, "_layers", [])):
+        found.update((id(inner), inner) for inner in [layer] + all_layers(layer))
+    return list(found.values())
+
+
+def steps_per_execution(model):
+    """Steps that a compiled model runs per call of its graph; 1 on TF 1.15, which has no such thing."""
+    steps = getattr(model, "steps_per_execution" if KERAS3 else "_steps_per_execution", None)
+    return 1 if steps is None else int(steps)
+
+
+def overrides_train_step(model):
+    """Whether a model has a training step of its own, which on Keras 3 must scale the loss by itself."""
+    return KERAS3 and type(model).train_step is not keras.Model.train_step
+
+
+def build_on(model, data):
+    """Makes the weights of a model that waits for its first batch; does nothing for one that has them.
+
+    Raises:
+        RuntimeError: the first batch of such data would be lost by looking at it.
+    """
+    if model.built or TF1:
+        return
+    if isinstance(data, tf.data.Dataset):
+        first = next(iter(data.take(1)))
+        inputs = first[0] if isinstance(first, tuple) else first
+    elif hasattr(tf.nest.flatten(data)[0], "shape"):
+        inputs = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:1]), data)
+    else:
+        raise RuntimeError(
+            "On several ranks a model needs its weights before the first step. Received: the model {!r} without any, "
+            "and data that cannot be looked at ({}). Call model.build(input_shape) first.".format(
+                model.name, type(data).__name__
+            )
+        )
+    model(inputs)

@@ -1,0 +1,107 @@
+"""Optimizers of the old family, of the new one, of Keras 3, and what wraps them."""
+
+from ascend_keras.compat.stack import KERAS3, NEW_OPTIMIZERS, TF1, keras, tf
+
+
+def inner_optimizer(optimizer):
+    """Returns the optimizer that a loss-scale optimizer wraps, or `optimizer` itself when nothing wraps it."""
+    for attribute in ("inner_optimizer", "_optimizer"):
+        inner = getattr(optimizer, attribute, None)
+        if inner is not None and is_keras_optimizer(inner):
+            return inner_optimizer(inner)
+    return optimizer
+
+
+def is_keras_optimizer(thing):
+    """Whether `thing` is an optimizer of the Keras at hand, old family or new."""
+    return isinstance(thing, _optimizer_classes())
+
+
+def _optimizer_classes():
+    if NEW_OPTIMIZERS:
+        return keras.optimizers.Optimizer, keras.optimizers.legacy.Optimizer
+    return (keras.optimizers.Optimizer,)
+
+
+def _learning_rate_slot(optimizer):
+    """The variable, number or schedule behind an optimizer's learning rate."""
+    optimizer = inner_optimizer(optimizer)
+    if KERAS3 or (NEW_OPTIMIZERS and not isinstance(optimizer, keras.optimizers.legacy.Optimizer)):
+        return getattr(optimizer, "_learning_rate", None)
+    return optimizer._get_hyper("learning_rate") if "learning_rate" in optimizer._hyper else None
+
+
+def has_schedule(optimizer):
+    """Whether the learning rate is a LearningRateSchedule, which cannot be assigned."""
+    return isinstance(_learning_rate_slot(optimizer), keras.optimizers.schedules.LearningRateSchedule)
+
+
+def get_learning_rate(optimizer):
+    """The learning rate of the next step, as a Python float; a schedule is evaluated at `optimizer.iterations`."""
+    optimizer = inner_optimizer(optimizer)
+    rate = _learning_rate_slot(optimizer)
+    if rate is None:
+        raise ValueError("The optimizer has no learning rate. Received: optimizer={!r}".format(optimizer))
+    if has_schedule(optimizer):
+        if TF1:
+            return float(keras.backend.get_value(rate(tf.cast(optimizer.iterations, tf.float32))))
+        rate = rate(optimizer.iterations)
+    if TF1:
+        return float(keras.backend.get_value(rate))
+    # Variables of a distribution strategy have numpy(), but no array interface.
+    return float(rate.numpy() if hasattr(rate, "numpy") else rate)
+
+
+def set_learning_rate(optimizer, value):
+    """Assigns the learning rate variable, in place, so that a graph built before sees the new value.
+
+    Raises:
+        ValueError: the learning rate is a schedule.
+    """
+    optimizer = inner_optimizer(optimizer)
+    if has_schedule(optimizer):
+        raise ValueError(
+            "The learning rate is a schedule and cannot be assigned. Received: learning_rate={!r}. "
+            "Give the optimizer a number, or leave the rate to the schedule.".format(_learning_rate_slot(optimizer))
+        )
+    if TF1:
+        keras.backend.set_value(optimizer.lr, value)
+    else:
+        optimizer.learning_rate = value
+
+
+def optimizer_variables(optimizer):
+    """All variables of an optimizer, its slots, counters and loss scale among them, in a fixed order."""
+    variables = optimizer.variables
+    return list(variables() if callable(variables) else variables)
+
+
+def loads_by_itself(optimizer):
+    """Whether a plain Keras loads the optimizer from a saved model, with its state."""
+    if NEW_OPTIMIZERS and isinstance(optimizer, keras.mixed_precision.LossScaleOptimizer):
+        return False  # Keras 2.15 makes the class, and then restores nothing into the optimizer inside
+    return type(optimizer).__module__.split(".")[0] in ("keras", "tf_keras", "tensorflow", "tensorflow_core")
+
+
+def loss_scale_variable(optimizer):
+    """The variable that holds the scale of a dynamic LossScaleOptimizer of Keras 2, which shows only its value."""
+    return optimizer._loss_scale.current_loss_scale
+
+
+def take_out(optimizer):
+    """The optimizer inside a LossScaleOptimizer, free to be wrapped again."""
+    inner = inner_optimizer(optimizer)
+    if KERAS3 or TF1:
+        return inner
+    # Keras 2 marks what it has wrapped, and lets it track the wrapper's state, both for good.
+    vars(inner).pop("_is_wrapped_by_loss_scale_optimizer", None)
+    tracked = inner._unconditional_checkpoint_dependencies
+    tracked[:] = [dependency for dependency in tracked if dependency.name not in ("loss_scale", "base_optimizer")]
+    for name in ("loss_scale", "base_optimizer"):
+        inner._unconditional_dependency_names.pop(name, None)
+    return inner
+
+
+def replace_skip(optimizer, skip):
+    """Makes a LossScaleOptimizer of Keras 3 call `skip()` for a step with Inf or NaN, in place of its own update."""
+    optimizer._stateful_handle_non_finite_grads = skip

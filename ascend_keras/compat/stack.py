@@ -1,0 +1,67 @@
+"""Which TensorFlow and which Keras are installed, and what about them concerns a whole process."""
+
+import os
+import random
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+keras = tf.keras
+
+TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
+# tf.keras names its version on some stacks only; the package that defines Model names it on all.
+KERAS_VERSION = getattr(keras, "__version__", None) or sys.modules[keras.Model.__module__.split(".")[0]].__version__
+
+TF1 = TF_VERSION[0] == 1
+KERAS3 = KERAS_VERSION.startswith("3.")
+# Keras 2.11 replaced OptimizerV2 by a new family of optimizers; the old one lives on as `legacy`.
+NEW_OPTIMIZERS = not KERAS3 and hasattr(keras.optimizers, "legacy")
+
+
+def stack_name():
+    """Names TensorFlow and Keras as a person would: 'TF 2.21.0, Keras 3.15.1'."""
+    return "TF {}, Keras {}".format(tf.__version__, KERAS_VERSION)
+
+
+def register(cls):
+    """Class decorator: lets load_model find the class wherever the module that defines it is imported."""
+    keras.utils.get_custom_objects()[cls.__name__] = cls
+    return cls
+
+
+def accuracy_key(logs):
+    """The key under which `logs` holds the accuracy: 'acc' on TF 1.15, 'accuracy' elsewhere; None if there is none."""
+    for key in ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"):
+        if key in logs:
+            return key
+    return None
+
+
+def set_seed(seed):
+    """Seeds Python, NumPy and TensorFlow."""
+    random.seed(seed)
+    np.random.seed(seed)
+    tf.compat.v1.set_random_seed(seed) if TF1 else tf.random.set_seed(seed)
+
+
+def has_seed():
+    """Whether TensorFlow has a global seed."""
+    if TF1:
+        return tf.compat.v1.get_default_graph().seed is not None
+    from tensorflow.python.eager import context
+
+    return context.global_seed() is not None
+
+
+def enable_determinism():
+    """Makes TensorFlow's operations reproducible, at a cost in speed. Seeds are the caller's."""
+    if hasattr(tf.config.experimental, "enable_op_determinism"):
+        tf.config.experimental.enable_op_determinism()
+    else:
+        os.environ["TF_DETERMINISTIC_OPS"] = "1"
+
+
+def host_device():
+    """'CPU', or 'GPU' where TensorFlow sees one."""
+    return "GPU" if tf.config.experimental.list_physical_devices("GPU") else "CPU"

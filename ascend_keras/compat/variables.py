@@ -1,0 +1,83 @@
+"""Variables of a model, and graphs that change them."""
+
+import gc
+from typing import Any, Callable, Optional
+
+import numpy as np
+
+from ascend_keras.compat.stack import TF1, keras, tf
+
+
+def get_values(variables):
+    """The values of `variables` as NumPy arrays; one run of the session in graph mode."""
+    if TF1:
+        return keras.backend.batch_get_value(list(variables))
+    return [np.asarray(v.numpy()) for v in variables]
+
+
+def set_values(variables, values):
+    """Assigns NumPy arrays to variables of the same shapes; one run of the session in graph mode."""
+    if TF1:
+        keras.backend.batch_set_value(list(zip(variables, values)))
+        return
+    for variable, value in zip(variables, values):
+        variable.assign(value)
+
+
+def existing_variables():
+    """Names of the variables made so far: those of the graph on TF 1.15, those that are alive elsewhere."""
+    if TF1:
+        return [variable.name for variable in tf.global_variables()]
+    gc.collect()  # what was deleted, but hangs together in a circle, is no variable any more
+    # By type, since isinstance would wake the lazy modules among the objects.
+    return [thing.name for thing in gc.get_objects() if issubclass(type(thing), tf.Variable)]
+
+
+def weight_path(weight):
+    """A name for a weight that tells weights of one model apart: 'dense/kernel'."""
+    return getattr(weight, "path", None) or weight.name.split(":")[0]
+
+
+def get_session():
+    """The session of Keras on TF 1.15, with all variables initialised."""
+    return tf.compat.v1.keras.backend.get_session()  # the short name prints a deprecation
+
+
+class GraphOp:
+    """A side effect on variables that runs as one graph call, built once.
+
+    Args:
+        build: a function without arguments that makes the assignments. On TF 2 it becomes a `tf.function`; on TF 1.15
+            it must return an operation or a list of them, which later calls run in the session of Keras.
+    """
+
+    def __init__(self, build):
+        self._build = build
+        self._call: Optional[Callable[[], Any]] = None
+
+    def __call__(self):
+        self.prepare()()
+
+    def prepare(self):
+        """Builds the graph without running it, for callers that must not add to the graph later."""
+        if self._call is None:
+            self._call = self._make()
+        return self._call
+
+    def _make(self):
+        if not TF1:
+            return tf.function(self._run_without_result, autograph=False)
+        with get_session().graph.as_default():
+            op = tf.group(self._build())
+        return lambda: get_session().run(op)
+
+    def _run_without_result(self):
+        # What assign() returns would leave the function as a copy of the variable.
+        self._build()
+
+
+def make_accumulator(shape, dtype):
+    """A variable of zeros that no layer owns and no optimizer trains."""
+    if TF1:
+        return keras.backend.zeros(shape, dtype=dtype)
+    return tf.Variable(tf.zeros(shape, dtype=dtype), trainable=False)
