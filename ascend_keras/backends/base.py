@@ -2,7 +2,9 @@
 
 import contextlib
 import os
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
+
+import numpy as np
 
 from ascend_keras import compat, optimizers
 from ascend_keras.backends import npu_options
@@ -48,6 +50,7 @@ class Backend:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self._gathers: Dict[int, Callable[[np.ndarray], np.ndarray]] = {}
 
     @classmethod
     def availability(cls) -> Availability:
@@ -117,6 +120,53 @@ class Backend:
     def synchronise(self, variables) -> None:
         """Gives every rank the values of rank 0, in list order."""
 
+    def sum_over_ranks(self, vector) -> np.ndarray:
+        """Adds up a vector over all ranks; one all-gather of 8 bytes a number.
+
+        A collective: every rank has to call it, in the same order and with the same length, or the others wait until
+        HCCL gives up. The first call with a length compiles a graph for it, so keep to few lengths. An empty vector and
+        a single rank take no collective.
+
+        Args:
+            vector: (length,) real numbers; taken as float64, so that whole numbers are exact up to 2**53.
+
+        Returns:
+            (length,) float64, a new array with the same bits on every rank: the values added in rank order. They travel
+            with all their bits, so that nothing is lost but the rounding of size - 1 additions in float64, and NaN, Inf
+            and values beyond float32 arrive as they are. With one rank: the vector.
+
+        Raises:
+            ValueError: `vector` has not one axis, or does not hold real numbers.
+            RuntimeError: TF 1.15: the graph is finalised and was not prepared for this length.
+        """
+        vector = _as_vector(vector)
+        if self.settings.cluster.size == 1 or not vector.size:
+            return vector
+        # The bits as whole numbers: the adapters put no float64 on the device, a precision mode may make float16 out of
+        # float32, and operators of a 910A must not see Inf or NaN.
+        words = np.ascontiguousarray(self._gather_of(2 * vector.size)(vector.view(np.int32)), np.int32)
+        return add_in_order(words.view(np.float64).reshape(self.settings.cluster.size, vector.size))
+
+    def prepare_sum(self, length: int) -> None:
+        """Builds what `sum_over_ranks` needs for a vector of `length`, without running it.
+
+        On TF 1.15 it has to come before the graph is finalised; elsewhere nothing needs it.
+        """
+        if self.settings.cluster.size > 1 and length:
+            self._gather_of(2 * length)
+
+    def _gather_of(self, count):
+        if count not in self._gathers:
+            self._gathers[count] = self.make_gather(count)
+        return self._gathers[count]
+
+    def make_gather(self, count: int) -> Callable[[np.ndarray], np.ndarray]:
+        """Makes a function that takes int32 of (count,) and returns those of all ranks, (size * count,), in rank order.
+
+        It is called once for each `count`, and what it returns is kept.
+        """
+        raise NotImplementedError("The backend {!r} has no collectives, so it runs one rank only.".format(self.name))
+
     def describe(self) -> Dict[str, Any]:
         """What is stated at start, in the history and in the result file."""
         return {"backend": self.name}
@@ -161,3 +211,29 @@ NO_FLOAT16 = (
 def precision(options) -> Optional[str]:
     """The precision mode of either knob, None when neither was turned."""
     return options.get("precision_mode") or options.get("precision_mode_v2")
+
+
+def add_in_order(rows) -> np.ndarray:
+    """Adds the rows of a (ranks, length) array from the first to the last, the same bits wherever it runs."""
+    total = rows[0].copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for row in rows[1:]:
+            total += row
+    # Of two NaN, processors differ in the one that a sum takes its bits from.
+    total[np.isnan(total)] = np.nan
+    return total
+
+
+def _as_vector(vector):
+    array, problems = np.asarray(vector), []
+    if array.ndim != 1:
+        problems.append(
+            "sum_over_ranks takes an array with one axis. Received: shape={}. Give array.ravel().".format(array.shape)
+        )
+    if array.dtype.kind not in "biuf":
+        problems.append(
+            "sum_over_ranks takes real numbers. Received: dtype={}. Give array.astype('float64').".format(array.dtype)
+        )
+    if problems:
+        raise ValueError("\n".join(problems))
+    return np.array(array, np.float64)

@@ -104,12 +104,16 @@ class NpuBridgeBackend(Backend):
             return
         session, self._session = self._session, None
         self._broadcast.clear()
+        self._gathers.clear()
         session.close()
         # Keras would go on with the closed session.
         keras.backend.clear_session()
 
     def before_run(self, steps_per_execution, steps):
         """Makes sure that Keras still has the NPU's session."""
+        self._check_session()
+
+    def _check_session(self):
         if compat.get_session() is not self._session:
             raise RuntimeError(
                 "Keras no longer runs in the NPU's session: keras.backend.clear_session() or set_session() replaced "
@@ -160,6 +164,25 @@ class NpuBridgeBackend(Backend):
                 (value,) = self._npu.hccl_ops.broadcast([variable.read_value()], 0)
             assigns.append(variable.assign(value).op)
         return tf.group(*assigns)
+
+    def make_gather(self, count):
+        """Adds an all-gather to the graph of the NPU's session."""
+        self._check_session()
+        session = self._session
+        if session.graph.finalized:
+            raise RuntimeError(
+                "The graph is finalised, and the sum over ranks of this length is not in it. Received: length={0}. "
+                "Call prepare_sum({0}) of the backend, or sum_over_ranks once, before.".format(count // 2)
+            )
+        with session.graph.as_default():
+            words = tf.placeholder(tf.int32, [count], name="sum_over_ranks")
+            gathered = self._npu.hccl_ops.allgather(words, self.settings.cluster.size)
+
+        def gather(values):
+            self._check_session()
+            return session.run(gathered, {words: values})
+
+        return gather
 
     def describe(self):
         """The device, and how its overflow shows."""
