@@ -169,10 +169,14 @@ class NPUTrainer:
         self.model = model
         return model
 
-    def fit(self, model, x=None, y=None, *, validation_data=None, callbacks=None, **arguments):
+    def fit(self, model, x=None, y=None, *, validation_data=None, callbacks=None, repair_bn=False, **arguments):
         """Trains; arguments and result are those of `model.fit`.
 
         `x` and `validation_data` may be functions of a `tf.distribute.InputContext` that return a dataset.
+
+        Args:
+            repair_bn: with a callback of keras-swa: whether to re-estimate batch normalization when training ends,
+                which keras-swa leaves ruined.
 
         Returns:
             The Keras History, with `history.backend` saying what ran where.
@@ -182,9 +186,14 @@ class NPUTrainer:
         self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
         if self.settings.cluster.size > 1:
             compat.build_on(model, x)  # so that there is something to broadcast before the first step
-        history = model.fit(
-            x, y, validation_data=validation_data, callbacks=self._callbacks(callbacks, x, y, arguments), **arguments
-        )
+        callbacks = self._callbacks(callbacks, repair_bn)
+        try:
+            history = model.fit(x, y, validation_data=validation_data, callbacks=callbacks, **arguments)
+        except BaseException:
+            for callback in callbacks:
+                if hasattr(callback, "release"):
+                    callback.release()
+            raise
         history.backend = dict(self.describe(), loss_scale=optimizers.loss_scale_of(model.optimizer))
         return history
 
@@ -231,13 +240,17 @@ class NPUTrainer:
             )
         )
 
-    def _callbacks(self, user, x, y, arguments):
+    def _callbacks(self, user, repair_bn):
         user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])
+        cluster = self.settings.cluster
         for callback in user:
-            if isinstance(callback, callbacks.SWA):
-                data = x if y is None else (x, y)
-                callback.set_data(data, arguments.get("steps_per_epoch"), arguments.get("batch_size"))
-        ours = [callbacks.Synchronise(self.backend)] if self.settings.cluster.size > 1 else []
+            if hasattr(callback, "set_ranks"):
+                callback.set_ranks(self.backend.sum_over_ranks if cluster.size > 1 else None, cluster.is_main)
+            if hasattr(callback, "set_device"):
+                callback.set_device(self.backend.adapter)
+        if any(map(callbacks.is_keras_swa, user)):
+            user.append(callbacks.KerasSWARepair(repair_bn))
+        ours = [callbacks.Synchronise(self.backend)] if cluster.size > 1 else []
         # Before the user's, so that what it adds to the logs reaches them.
         return ours + [callbacks.LossScaleReport()] + user
 

@@ -15,7 +15,7 @@ PACKAGE = os.path.join(ROOT, "ascend_keras")
 FLOORS = [
     ["log", "compat", "distributed.cluster", "distributed.rank_table", "backends.npu_"],
     ["callbacks", "optimizers", "schedules", "losses", "metrics", "data", "models", "export", "report", "saving"]
-    + ["distributed.launch", "distributed.collectives", "recipes"],
+    + ["distributed.launch", "distributed.collectives", "recipes", "checkpoint_files"],
     ["backends"],
     ["trainer", "doctor", "study"],
     ["cli", "__main__"],

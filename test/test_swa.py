@@ -5,7 +5,7 @@ import pytest
 
 from ascend_keras import compat
 from ascend_keras.callbacks.swa import SWA
-from ascend_keras.callbacks.weight_average import WeightAverage
+from ascend_keras.callbacks.swa.average import DeviceAverage, HostAverage
 from ascend_keras.compat import keras
 
 layers = keras.layers
@@ -203,9 +203,10 @@ def test_graph_is_complete_when_training_begins():
     assert swa.sampled_epochs == [3, 5]
 
 
-def test_average_knows_its_variables():
+@pytest.mark.parametrize("storage", [DeviceAverage, HostAverage])
+def test_average_knows_its_variables(storage):
     first, second = make_model(), make_model()
-    average = WeightAverage(first.trainable_weights)
+    average = storage(first.trainable_weights)
     assert average.covers(first.trainable_weights)
     assert not average.covers(second.trainable_weights)
     assert not average.covers(first.trainable_weights[1:])

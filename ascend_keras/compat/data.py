@@ -45,24 +45,3 @@ def open_dataset(dataset):
             yield batch
 
     return batches
-
-
-def watch_training_data(model, found):
-    """Lets `found(dataset)` be called before the first step of the running `fit`, with the dataset it draws from.
-
-    For callbacks, in `on_train_begin`. `found` gets None where the dataset cannot be told (a strategy distributes it).
-
-    Returns:
-        False where there is no way to watch: on TF 1.15, and outside of `fit`.
-    """
-    train_function = None if TF1 else getattr(model, "train_function", None)
-    if train_function is None:
-        return False
-
-    def first_step(iterator):
-        model.train_function = train_function
-        found(getattr(iterator, "_dataset", None))
-        return train_function(iterator)
-
-    model.train_function = first_step
-    return True

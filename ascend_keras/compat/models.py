@@ -15,6 +15,20 @@ def all_layers(model):
     return list(found.values())
 
 
+def seed_variables(model):
+    """The variables in which the layers of a model keep the state of their random numbers, dropout's among them.
+
+    Keras 3 has them for all. Keras 2 keeps such a state inside the operations, out of reach, unless
+    `keras.backend.experimental.enable_tf_random_generator()` was called before the model was made (not on TF 2.6).
+    """
+    if KERAS3:
+        weights = {id(weight) for weight in model.weights}
+        return [variable for variable in model.variables if id(variable) not in weights]
+    holders = [getattr(layer, "_random_generator", None) for layer in all_layers(model)]
+    generators = [getattr(holder, "_generator", None) for holder in holders]
+    return [generator.state for generator in generators if generator is not None]
+
+
 def steps_per_execution(model):
     """Steps that a compiled model runs per call of its graph; 1 on TF 1.15, which has no such thing."""
     steps = getattr(model, "steps_per_execution" if KERAS3 else "_steps_per_execution", None)

@@ -44,12 +44,21 @@ def get_learning_rate(optimizer):
         raise ValueError("The optimizer has no learning rate. Received: optimizer={!r}".format(optimizer))
     if has_schedule(optimizer):
         if TF1:
-            return float(keras.backend.get_value(rate(tf.cast(optimizer.iterations, tf.float32))))
+            return float(keras.backend.get_value(_rate_tensor(optimizer, rate)))
         rate = rate(optimizer.iterations)
     if TF1:
         return float(keras.backend.get_value(rate))
     # Variables of a distribution strategy have numpy(), but no array interface.
     return float(rate.numpy() if hasattr(rate, "numpy") else rate)
+
+
+def _rate_tensor(optimizer, schedule):
+    """The rate of the next step on TF 1.15, added to the graph once."""
+    known = vars(optimizer).get("_ascend_keras_rate")
+    if known is None or known[0] is not schedule or known[1].graph is not tf.get_default_graph():
+        known = schedule, schedule(tf.cast(optimizer.iterations, tf.float32))
+        vars(optimizer)["_ascend_keras_rate"] = known
+    return known[1]
 
 
 def set_learning_rate(optimizer, value):
@@ -74,6 +83,61 @@ def optimizer_variables(optimizer):
     """All variables of an optimizer, its slots, counters and loss scale among them, in a fixed order."""
     variables = optimizer.variables
     return list(variables() if callable(variables) else variables)
+
+
+def optimizer_state(optimizer):
+    """All that the next step of an optimizer depends on, as pairs of a name and a variable, in a fixed order.
+
+    More than Keras lists: the variable of the learning rate, where there is one, the loss scale with its counter, and
+    variables that were hung on the optimizer. First come those of the inner optimizer, then those of its wrapper.
+    """
+    inner = inner_optimizer(optimizer)
+    listed = optimizer_variables(inner) + [_learning_rate_slot(inner)] + _hung_on(inner)
+    if optimizer is not inner:
+        listed += optimizer_variables(optimizer) + _dynamic_scale(optimizer) + _hung_on(optimizer)
+    variables = {id(thing): thing for thing in listed if hasattr(thing, "assign")}
+    return [(getattr(v, "path", v.name).split(":")[0], v) for v in variables.values()]
+
+
+def _hung_on(optimizer):
+    attributes = sorted(vars(optimizer).items())
+    return [value for _, value in attributes if isinstance(value, tf.Variable)]
+
+
+def _dynamic_scale(optimizer):
+    if TF1 or KERAS3 or not getattr(optimizer, "dynamic", False):
+        return []
+    return [loss_scale_variable(optimizer), optimizer.dynamic_counter]
+
+
+def optimizer_family(optimizer):
+    """The generation that an optimizer belongs to; within one, those of a class have the same variables."""
+    if KERAS3:
+        return "Keras 3"
+    new = NEW_OPTIMIZERS and not isinstance(inner_optimizer(optimizer), keras.optimizers.legacy.Optimizer)
+    return "Keras 2.11" if new else "OptimizerV2"
+
+
+def build_optimizer(model):
+    """Makes the variables that the optimizer of a compiled model keeps for the weights, if training has not yet.
+
+    Raises:
+        ValueError: the model has no weights yet, or no optimizer.
+    """
+    problem = None if getattr(model, "optimizer", None) else "is not compiled. Compile it"
+    if not (model.built and (model.inputs or not TF1)):
+        problem = "has no weights yet. Build it: call model.build(input_shape)"
+    if problem:
+        raise ValueError("The model {} first. Received: model={!r}.".format(problem, model.name))
+    if TF1:
+        model._make_train_function()
+        return
+    optimizer = model.optimizer if KERAS3 else inner_optimizer(model.optimizer)
+    with model.distribute_strategy.scope():
+        if hasattr(optimizer, "_create_all_weights"):
+            optimizer._create_all_weights(model.trainable_variables)
+        elif not (KERAS3 and optimizer.built):
+            optimizer.build(model.trainable_variables)
 
 
 def loads_by_itself(optimizer):

@@ -30,6 +30,14 @@ def register(cls):
     return cls
 
 
+def register_in_module(cls):
+    """As `register`, for a class that shares its name with another: files call it 'ascend_keras.module>Name'."""
+    if not TF1:
+        return keras.utils.register_keras_serializable(package=cls.__module__)(cls)
+    cls.__name__ = "{}>{}".format(cls.__module__, cls.__name__)  # TF 1.15 writes the name of the class itself
+    return register(cls)
+
+
 def accuracy_key(logs):
     """The key under which `logs` holds the accuracy: 'acc' on TF 1.15, 'accuracy' elsewhere; None if there is none."""
     for key in ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy"):

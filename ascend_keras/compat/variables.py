@@ -81,3 +81,56 @@ def make_accumulator(shape, dtype):
     if TF1:
         return keras.backend.zeros(shape, dtype=dtype)
     return tf.Variable(tf.zeros(shape, dtype=dtype), trainable=False)
+
+
+class SetAside:
+    """The values of some variables, kept on the device for a while and put back bit for bit.
+
+    On TF 1.15 the constructor adds a copy of the variables to the graph; elsewhere a copy exists from `keep` to
+    `restore` only.
+    """
+
+    def __init__(self, variables):
+        self._variables = list(variables)
+        self._kept = []
+        if TF1:
+            self._kept = [keras.backend.zeros(v.shape, dtype=v.dtype.base_dtype) for v in self._variables]
+            self._keep = GraphOp(lambda: [k.assign(v).op for k, v in zip(self._kept, self._variables)])
+            self._restore = GraphOp(lambda: [v.assign(k).op for k, v in zip(self._kept, self._variables)])
+            self._keep.prepare()
+            self._restore.prepare()
+        else:
+            self._assign_all = tf.function(self._assign, autograph=False)
+
+    def keep(self):
+        """Sets the values aside."""
+        if TF1:
+            self._keep()
+        else:
+            self._kept = [tf.convert_to_tensor(v) for v in self._variables]
+
+    def restore(self):
+        """Puts the values back."""
+        if TF1:
+            self._restore()
+        else:
+            # Nothing may hold on to the values afterwards: the next step of training would have to copy them.
+            kept, self._kept = self._kept, []
+            self._assign_all(kept)
+
+    def values(self):
+        """What is set aside, as NumPy arrays."""
+        return get_values(self._kept)
+
+    def _assign(self, values):
+        for variable, value in zip(self._variables, values):
+            variable.assign(value)
+
+
+def stream_values(variables):
+    """Yields the values of `variables` as NumPy arrays, one at a time where that is not slower (not on TF 1.15)."""
+    if TF1:
+        yield from get_values(variables)
+    else:
+        for variable in variables:
+            yield np.asarray(variable.numpy())

@@ -1,4 +1,4 @@
-"""What is put around a user's optimizer, and in which order: loss scaling, then the reduction over ranks."""
+"""The recipes' optimizers and weight decay; and what is put around a user's: loss scaling, the reduction over ranks."""
 
 from ascend_keras.optimizers.distribute import distribute, undistribute
 from ascend_keras.optimizers.loss_scale import (
@@ -6,21 +6,34 @@ from ascend_keras.optimizers.loss_scale import (
     is_loss_scaled,
     loss_scale_of,
     scale_loss,
+    skip_mark,
     skipped_steps,
     unscaled,
+    was_skipped,
 )
 from ascend_keras.optimizers.loss_scale_rule import FloatStatus, check_loss_scale, parse_loss_scale
+from ascend_keras.optimizers.momentum import Momentum
+from ascend_keras.optimizers.rms_prop import RMSPropFromOnes as RMSProp
+from ascend_keras.optimizers.weight_decay import add_weight_decay, decayed_variables, l2_loss, l2_term
 
 __all__ = [
     "FloatStatus",
+    "Momentum",
+    "RMSProp",
+    "add_weight_decay",
     "check_loss_scale",
     "current_loss_scale",
+    "decayed_variables",
     "distribute",
     "is_loss_scaled",
+    "l2_loss",
+    "l2_term",
     "loss_scale_of",
     "parse_loss_scale",
     "scale_loss",
+    "skip_mark",
     "skipped_steps",
     "undistribute",
     "unscaled",
+    "was_skipped",
 ]

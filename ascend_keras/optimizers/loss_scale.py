@@ -106,6 +106,30 @@ def skipped_steps(optimizer):
     return 0 if counter is None else int(compat.get_values([counter])[0])
 
 
+def skip_mark(optimizer):
+    """What `was_skipped` needs to know from before a step."""
+    if not is_loss_scaled(optimizer):
+        return None
+    if compat.TF1 or _COUNTER in vars(optimizer):
+        return skipped_steps(optimizer)
+    if compat.KERAS3:
+        return int(compat.get_values([optimizer.iterations])[0])
+    return current_loss_scale(optimizer)
+
+
+def was_skipped(optimizer, mark):
+    """Whether the step since `skip_mark` was skipped; for any loss scaling, that of plain Keras included."""
+    if mark is None:
+        return False
+    if compat.TF1 or _COUNTER in vars(optimizer):
+        return skipped_steps(optimizer) > mark
+    if compat.KERAS3:
+        return int(compat.get_values([optimizer.iterations])[0]) == mark
+    # Keras 2 tests the gradients of a dynamic scale only. Its counter of good steps returns to zero when the scale
+    # grows, too.
+    return bool(optimizer.dynamic) and int(optimizer.dynamic_counter) == 0 and current_loss_scale(optimizer) <= mark
+
+
 def current_loss_scale(optimizer):
     """The scale of the next step as a float; None where nothing scales the loss."""
     if not is_loss_scaled(optimizer):
