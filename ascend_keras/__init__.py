@@ -11,7 +11,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "NPUTrainer": ("ascend_keras.trainer", "NPUTrainer"),
     "callbacks": ("ascend_keras.callbacks", None),
+    "optimizers": ("ascend_keras.optimizers", None),
     "schedules": ("ascend_keras.schedules", None),
+    "losses": ("ascend_keras.losses", None),
+    "metrics": ("ascend_keras.metrics", None),
     "backends": ("ascend_keras.backends", None),
     "models": ("ascend_keras.models", None),
     "data": ("ascend_keras.data", None),
