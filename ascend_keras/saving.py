@@ -16,8 +16,8 @@ def save(model, path):
         model: a Keras model.
         path: `*.npz`: the arrays of `model.get_weights()` in their order, with `names`; `*.weights.h5`: weights in
             Keras' own format; anything else: `model.save`, with the optimizer as Keras itself has it. A whole model
-            whose optimizer follows a schedule of ascend_keras needs ascend_keras.schedules imported to be loaded with
-            its optimizer, and loads with `compile=False` anywhere.
+            compiled with a schedule, loss, metric or optimizer of ascend_keras needs that module imported to be loaded
+            as it was compiled, and loads with `compile=False` anywhere.
 
     Raises:
         ValueError: `path` is a folder with other files in it.

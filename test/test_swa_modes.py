@@ -169,6 +169,20 @@ def test_raw_weights_need_not_be_kept():
     check_equal(compat.get_values(model.trainable_weights), mean(trace.epochs[1:]))
 
 
+def test_weights_that_thaw_in_the_middle_are_refused():
+    model = make_model()
+    model.layers[1].trainable = False
+    model.compile(keras.optimizers.SGD(0.1), "mse", **QUICK)
+
+    class Thaw(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 3:
+                self.model.layers[1].trainable = True
+
+    with pytest.raises(RuntimeError, match="changed in the middle.*Received: 2 variables at first, now 4"):
+        model.fit(X, Y, epochs=5, verbose=0, callbacks=[Thaw(), SWA(2)])
+
+
 def test_averaged_statistics():
     model, swa = make_model(batch_norm=True), SWA(3, bn="average")
     seen = []

@@ -32,7 +32,8 @@ def seed_variables(model):
 def steps_per_execution(model):
     """Steps that a compiled model runs per call of its graph; 1 on TF 1.15, which has no such thing."""
     steps = getattr(model, "steps_per_execution" if KERAS3 else "_steps_per_execution", None)
-    return 1 if steps is None else int(steps)
+    # Keras 2 keeps it in a variable; that of a distribution strategy has numpy(), but no number of its own.
+    return 1 if steps is None else int(steps.numpy() if hasattr(steps, "numpy") else steps)
 
 
 def overrides_train_step(model):

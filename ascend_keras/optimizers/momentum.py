@@ -28,7 +28,7 @@ class Momentum(SlotOptimizer):
         ValueError: an argument is out of range; all problems are listed.
 
     Reference: Sutskever et al., On the importance of initialization and momentum in deep learning, 2013; the form is
-    that of tf.compat.v1.train.MomentumOptimizer, and of PyTorch's SGD.
+    that of TensorFlow 1's MomentumOptimizer, and of PyTorch's SGD.
     """
 
     def __init__(self, learning_rate, momentum=0.9, nesterov=False, name="Momentum", **arguments):

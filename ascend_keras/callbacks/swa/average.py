@@ -32,9 +32,9 @@ class _Average:
         self._dtypes = ["float64" if _dtype(v) == tf.float64 else dtype for v in self.variables]
         self._lends = lends
 
-    def covers(self, variables):
-        """Whether these are the variables that are averaged."""
-        return {id(v) for v in variables} == {id(v) for v in self.variables}
+    def covers(self, variables, lends=False):
+        """Whether these are the variables that are averaged, and `lend` is possible if that is wanted."""
+        return {id(v) for v in variables} == {id(v) for v in self.variables} and self._lends >= lends
 
     def _narrow(self, arrays):
         return [array.astype(_dtype(v).as_numpy_dtype) for v, array in zip(self.variables, arrays)]

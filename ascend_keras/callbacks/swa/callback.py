@@ -341,10 +341,13 @@ class SWA(keras.callbacks.Callback):
 
     def _prepare_average(self):
         variables = self.model.trainable_weights + self._statistics.averaged_variables(self.model)
-        if self._average is None or not self._average.covers(variables):
+        if self._average is None or not self._average.covers(variables, self._validation.lends):
+            if self._average is not None and self._average.count:
+                text = "The trainable weights changed in the middle of averaging. Received: {} variables at first, "
+                text += "now {}. Freeze and unfreeze layers before the first sample."
+                raise RuntimeError(text.format(len(self._average.variables), len(variables)))
             decay = self.settings.decay if self.settings.average == "ema" else None
-            lends = self._validation.wanted or self.settings.best is not None
-            self._average = self._storage()(variables, decay, self.settings.dtype, lends)
+            self._average = self._storage()(variables, decay, self.settings.dtype, self._validation.lends)
         sums, self._sums = self._sums, None
         if sums is not None:
             sums.load_into(self._average, self._samples())

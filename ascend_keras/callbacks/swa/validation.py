@@ -13,18 +13,17 @@ class Validation:
 
     Args:
         settings: the arguments of SWA.
+
+    Attributes:
+        lends: whether the average will be in the model for a while.
     """
 
     def __init__(self, settings):
+        self.lends = False
         self._settings = settings
         self._record = None
         self._last = None
         self._again = None
-
-    @property
-    def wanted(self):
-        """Whether the average is to be validated at all."""
-        return self._settings.validate != "raw"
 
     def prepare(self, model, record=None):
         """Begins a training.
@@ -35,8 +34,10 @@ class Validation:
         """
         self._record = record
         self._last = None
-        both = self._settings.validate == "both"
-        self._again = compat.SecondEvaluation(model, compat.fit_arguments(model)) if both else None
+        arguments = compat.fit_arguments(model)
+        # Outside of fit nobody knows, and on_test_begin may come.
+        self.lends = self._settings.validate != "raw" and arguments.get("validation_data", "unknown") is not None
+        self._again = compat.SecondEvaluation(model, arguments) if self._settings.validate == "both" else None
 
     @property
     def record(self):
@@ -45,7 +46,7 @@ class Validation:
 
     def begin(self, average):
         """Puts the average into the model."""
-        if self.wanted and average is not None and average.count:
+        if self.lends and average is not None and average.count:
             average.lend()
 
     def end(self, average):
