@@ -24,7 +24,9 @@ from ascend_keras.compat.models import (
     build_on,
     overrides_train_step,
     seed_variables,
+    state_variables,
     steps_per_execution,
+    untracked_call,
 )
 from ascend_keras.compat.optimizers import (
     build_optimizer,
@@ -66,6 +68,7 @@ from ascend_keras.compat.stack import (
     TF_VERSION,
     accuracy_key,
     enable_determinism,
+    functions_run_eagerly,
     has_seed,
     host_device,
     keras,
@@ -110,6 +113,7 @@ __all__ = [
     "enable_determinism",
     "existing_variables",
     "fit_arguments",
+    "functions_run_eagerly",
     "get_learning_rate",
     "get_regularizers",
     "get_session",
@@ -145,10 +149,12 @@ __all__ = [
     "set_values",
     "softmax_logits",
     "stack_name",
+    "state_variables",
     "steps_per_execution",
     "stream_values",
     "take_out",
     "tf",
+    "untracked_call",
     "weight_path",
     "where",
 ]

@@ -1,5 +1,7 @@
 """What a compiled model does not say of itself, or says under another name."""
 
+import contextlib
+
 from ascend_keras.compat.stack import KERAS3, TF1, keras, tf
 
 
@@ -27,6 +29,28 @@ def seed_variables(model):
     holders = [getattr(layer, "_random_generator", None) for layer in all_layers(model)]
     generators = [getattr(holder, "_generator", None) for holder in holders]
     return [generator.state for generator in generators if generator is not None]
+
+
+def state_variables(model):
+    """The variables that a forward pass in training mode may change: all but the trainable ones."""
+    variables = {id(v): v for v in model.non_trainable_variables}
+    for layer in all_layers(model):
+        # The states of recurrent layers are among the variables of no model.
+        states = layer.states if getattr(layer, "stateful", False) and hasattr(layer, "states") else None
+        variables.update((id(v), v) for v in tf.nest.flatten(states) if v is not None)
+    return list(variables.values())
+
+
+@contextlib.contextmanager
+def untracked_call(model):
+    """On TF 1.15: inside, the model may be called without its layers taking note of updates and losses of the call."""
+    layers = [model] + all_layers(model) if TF1 else []
+    kept = [(layer, list(layer._updates), list(layer._losses)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, updates, losses in kept:
+            layer._updates[:], layer._losses[:] = updates, losses
 
 
 def steps_per_execution(model):

@@ -45,7 +45,8 @@ def get_learning_rate(optimizer):
     if has_schedule(optimizer):
         if TF1:
             return float(keras.backend.get_value(_rate_tensor(optimizer, rate)))
-        rate = rate(optimizer.iterations)
+        # Keras 3 divides `iterations` by the steps of gradient accumulation, but not the step of a schedule.
+        rate = rate(optimizer._iterations if KERAS3 else optimizer.iterations)
     if TF1:
         return float(keras.backend.get_value(rate))
     # Variables of a distribution strategy have numpy(), but no array interface.

@@ -46,6 +46,14 @@ def accuracy_key(logs):
     return None
 
 
+def functions_run_eagerly():
+    """Whether tf.functions are run line by line, for debugging."""
+    for name in ("functions_run_eagerly", "experimental_functions_run_eagerly"):
+        if hasattr(tf.config, name):
+            return getattr(tf.config, name)()
+    return False
+
+
 def set_seed(seed):
     """Seeds Python, NumPy and TensorFlow."""
     random.seed(seed)
