@@ -202,7 +202,9 @@ def test_state_of_another_model():
 def test_state_of_another_epoch():
     swa = SWA(3)
     swa.load_state_dict(state_of(SWA(3)))
-    with pytest.raises(ValueError, match="Received: initial_epoch=6, state after 5 epochs. Give fit initial_epoch=5"):
+    with pytest.raises(
+        ValueError, match="of another epoch. Received: initial_epoch=6, state after 5. Give fit the latter"
+    ):
         fit(make_model(), swa, initial_epoch=6)
 
 

@@ -133,8 +133,23 @@ class BatchNormPass:
         self._recorder = _Recorder(model, self.layers, dropout)
         self._moments: Any = None
 
+    def check_reach(self):
+        """Refuses layers that a pass could not see.
+
+        Raises:
+            RuntimeError: a layer is called by a recurrent one, inside a loop in the graph.
+        """
+        if getattr(self.model, "run_eagerly", False) or compat.functions_run_eagerly():
+            return
+        recurrent = [layer for layer in compat.all_layers(self.model) if isinstance(layer, keras.layers.RNN)]
+        inner = {id(cell) for layer in recurrent if not layer.unroll for cell in compat.all_layers(layer)}
+        for layer in self.layers:
+            if id(layer) in inner:
+                raise _out_of_reach(layer)
+
     def build(self):
         """Builds the graph of the pass; `run` does it otherwise. On TF 1.15 nothing is added to the graph after it."""
+        self.check_reach()
         if self._moments is None:
             self._moments = self._graph_moments() if compat.TF1 else self._function_moments()
             if compat.TF1:
@@ -193,7 +208,7 @@ class BatchNormPass:
         with compat.get_session().graph.as_default():
             feeds = [backend.placeholder(shape=backend.int_shape(x), dtype=backend.dtype(x)) for x in self.model.inputs]
             inputs = feeds if len(feeds) > 1 else feeds[0]
-            with self._recorder.installed():
+            with self._recorder.installed(), compat.untracked_call(self.model):
                 moments = self._recorder.record(lambda: self.model(inputs, training=True), feeds[0])
         run = backend.function(feeds, tf.nest.flatten(moments))
         names = self.model.input_names
@@ -347,7 +362,7 @@ class _Snapshot:
     def __init__(self, model):
         # On TF 1.15 a forward pass changes nothing, as its updates are operations that nobody runs.
         metrics = [v for metric in model.metrics for v in metric.variables] if not compat.TF1 else []
-        self._variables = [] if compat.TF1 else list(model.non_trainable_variables) + metrics
+        self._variables = [] if compat.TF1 else compat.state_variables(model) + metrics
         self._values = compat.get_values(self._variables)
 
     def changed(self):

@@ -15,6 +15,7 @@ from ascend_keras.callbacks.swa.settings import Settings, fit_problems, raise_if
 from ascend_keras.callbacks.swa.statistics import Statistics
 from ascend_keras.callbacks.swa.validation import Validation
 from ascend_keras.compat import keras
+from ascend_keras.log import logger
 
 
 class SWA(keras.callbacks.Callback):
@@ -39,14 +40,12 @@ class SWA(keras.callbacks.Callback):
         swa_lr2: the highest learning rate of a cycle; "auto" lies a quarter of the way from `swa_lr` to the rate of the
             optimizer, None is ten times `swa_lr`.
         swa_freq: epochs (or steps, see `unit`) from sample to sample, and of a cycle.
-        batch_size: samples per batch when the data of the re-estimation is arrays; by default that of `fit`. It matters
-            nowhere else: keras-swa asks for it for a batch-norm momentum b / (i * b + b), from which b cancels.
+        batch_size: samples per batch when the data of the re-estimation is arrays; by default that of `fit`.
         verbose: 1 prints keras-swa's lines, the number of samples, and what was re-estimated.
         unit: "epoch", or "step": samples, cycles and learning rates go by steps. A step that loss scaling skips is
             no sample.
         start_step: with unit="step": first step of averaging, counted from 1, in place of `start_epoch`.
-        average: "equal" weights, or "ema": ema += (1 - decay) * (w - ema) at each sample, the first one taken whole.
-        decay: see `average`.
+        average, decay: "equal" weights, or "ema": ema += (1 - decay) * (w - ema) at each sample, the first taken whole.
         bn: "auto" and "exact" re-estimate batch normalization over all of the training data, "partial" over 16 batches
             of it. "average" averages the moving statistics along with the weights, "off" leaves the last ones: neither
             belongs to the averaged weights.
@@ -369,6 +368,10 @@ class SWA(keras.callbacks.Callback):
         except BaseException:
             # An average without its statistics is worth less than the raw weights.
             self._average.exchange()
+            self._finished = True
+            logger.warning(
+                "batch normalization was not re-estimated: the raw weights stay, use_average() has the average"
+            )
             raise
         self._finished = True
         if not self.settings.keep_raw:
@@ -386,10 +389,8 @@ class SWA(keras.callbacks.Callback):
             return self._timeline.late_problems(epoch, self._step)
         if epoch == self._expected:
             return []
-        text = (
-            "The state of SWA is of another point of the training. Received: initial_epoch={}, state after {} epochs. "
-        )
-        return [(text + "Give fit initial_epoch={}.").format(epoch, self._expected, self._expected)]
+        text = "The state of SWA is of another epoch. Received: initial_epoch={}, state after {}. Give fit the latter."
+        return [text.format(epoch, self._expected)]
 
     def _report(self, event):
         # A line of its own, below the progress bar.

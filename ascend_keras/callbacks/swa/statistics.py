@@ -42,8 +42,8 @@ class Statistics:
         self._other = []
         self._source = self._find_source(model, steps) if self._settings.bn not in ("off", "average") else None
         found = self._find_layers(model)
-        if found and compat.TF1:
-            self._pass.build()
+        if found:
+            self._pass.build() if compat.TF1 else self._pass.check_reach()
         return found
 
     def _find_layers(self, model):
