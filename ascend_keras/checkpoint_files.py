@@ -86,29 +86,41 @@ def read(path):
 
 
 # What zipfile and NumPy raise for bytes that were changed or cut off.
-_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, LookupError, AttributeError, TypeError, ValueError, RuntimeError)
+_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError)
+_DAMAGE += (ValueError,)
 
 
 def _load(path, wanted):
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if wanted(key)}
-        meta = json.loads(arrays.pop("meta").tobytes().decode("utf-8"))
-        if meta["format"] != FORMAT:
-            raise ValueError("its format is {!r}".format(meta["format"]))
-        version = int(meta["version"])
-    except _DAMAGE as error:
-        raise DamagedFileError(
-            "This is no whole {}. Received: {!r} ({}: {}). Use another file.".format(
-                FORMAT, str(path), type(error).__name__, error
-            )
-        ) from error
+    with open(path, "rb") as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                names = [member[: -len(".npy")] for member in archive.namelist()]
+                arrays = {name: _read_array(archive, name) for name in names if wanted(name)}
+            meta = json.loads(arrays.pop("meta").tobytes().decode("utf-8"))
+            if meta["format"] != FORMAT:
+                raise ValueError("its format is {!r}".format(meta["format"]))
+            version = int(meta["version"])
+        except _DAMAGE as error:
+            raise DamagedFileError(
+                "This is no whole {}. Received: {!r} ({}: {}). Use another file.".format(
+                    FORMAT, str(path), type(error).__name__, error
+                )
+            ) from error
     if version > VERSION:
         raise ValueError(
             "A later version of ascend_keras wrote this {}. Received: {!r} of version {}, where {} is the latest "
             "known. Upgrade ascend_keras.".format(FORMAT, str(path), version, VERSION)
         )
     return meta, arrays
+
+
+def _read_array(archive, name):
+    with archive.open(name + ".npy") as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+        # At the end of a member its checksum is tested; a changed shape may have read less than that.
+        if member.read(1):
+            raise ValueError("{!r} goes on behind its end".format(name))
+    return array
 
 
 class Folder:
@@ -179,7 +191,7 @@ class Folder:
                 os.remove(os.path.join(self.path, name))
 
     def prune(self):
-        """Removes all numbered checkpoints but the newest."""
+        """Removes all numbered checkpoints but the newest, the oldest first."""
         if self._keep is not None:
-            for _, path in self.numbered()[self._keep :]:
+            for _, path in reversed(self.numbered()[self._keep :]):
                 os.remove(path)

@@ -106,8 +106,7 @@ class SWA(keras.callbacks.Callback):
         given = locals()
         self.settings = Settings(**{name: given[name] for name in Settings._fields})
         raise_if(self.settings.problems())
-        self.sampled_epochs = []
-        self.sampled_steps = []
+        self.sampled_epochs, self.sampled_steps = [], []
         self.bn_summary = None
         self._statistics = Statistics(self.settings)
         self._validation = Validation(self.settings)
