@@ -142,7 +142,8 @@ class BatchNormPass:
         if getattr(self.model, "run_eagerly", False) or compat.functions_run_eagerly():
             return
         recurrent = [layer for layer in compat.all_layers(self.model) if isinstance(layer, keras.layers.RNN)]
-        inner = {id(cell) for layer in recurrent if not layer.unroll for cell in compat.all_layers(layer)}
+        cells = [layer.cell for layer in recurrent if not layer.unroll and isinstance(layer.cell, keras.layers.Layer)]
+        inner = {id(layer) for cell in cells for layer in [cell] + compat.all_layers(cell)}
         for layer in self.layers:
             if id(layer) in inner:
                 raise _out_of_reach(layer)
@@ -196,8 +197,26 @@ class BatchNormPass:
         def moments(inputs):
             return self._recorder.record(lambda: self.model(inputs, training=True), tf.nest.flatten(inputs)[0])
 
-        run = moments if getattr(self.model, "run_eagerly", False) else tf.function(moments)
-        return lambda inputs: run(tf.nest.map_structure(tf.convert_to_tensor, inputs))
+        if getattr(self.model, "run_eagerly", False):
+            return lambda inputs: moments(tf.nest.map_structure(tf.convert_to_tensor, inputs))
+        functions = {}
+
+        def run(inputs):
+            inputs = tf.nest.map_structure(tf.convert_to_tensor, inputs)
+            specs = tf.nest.map_structure(self._spec, inputs)
+            key = str(specs)
+            if key not in functions:
+                functions[key] = tf.function(moments, input_signature=[specs])
+            return functions[key](inputs)
+
+        return run
+
+    def _spec(self, tensor):
+        # The size of a batch is left open, as in fit: some layers of Keras 2 do otherwise where it is known.
+        fixed = (
+            any(getattr(layer, "stateful", False) for layer in compat.all_layers(self.model)) or not tensor.shape.rank
+        )
+        return tf.TensorSpec(tensor.shape if fixed else [None] + list(tensor.shape[1:]), tensor.dtype)
 
     def _graph_moments(self):
         if not self.model.inputs:

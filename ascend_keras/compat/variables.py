@@ -66,7 +66,8 @@ class GraphOp:
 
     def _make(self):
         if not TF1:
-            return tf.function(self._run_without_result, autograph=False)
+            # Traced at once: as functions, many of these would look like one that is traced again and again.
+            return tf.function(self._run_without_result, autograph=False).get_concrete_function()
         with get_session().graph.as_default():
             op = tf.group(self._build())
         return lambda: get_session().run(op)
@@ -100,7 +101,8 @@ class SetAside:
             self._keep.prepare()
             self._restore.prepare()
         else:
-            self._assign_all = tf.function(self._assign, autograph=False)
+            specs = [tf.TensorSpec(v.shape, tf.as_dtype(v.dtype).base_dtype) for v in self._variables]
+            self._assign_all = tf.function(self._assign, autograph=False).get_concrete_function(specs)
 
     def keep(self):
         """Sets the values aside."""

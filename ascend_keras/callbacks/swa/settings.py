@@ -3,6 +3,8 @@
 import numbers
 from typing import Any, NamedTuple, Optional
 
+import numpy as np
+
 from ascend_keras import compat
 
 LR_SCHEDULES = ("manual", "constant", "cyclic")
@@ -161,7 +163,8 @@ def fit_problems(settings, optimizer, initial, low):
             "The optimizer's learning rate is a schedule, which cannot be changed. Received: lr_schedule={!r}. Use "
             "lr_schedule='manual', or give the optimizer a number.".format(settings.lr_schedule)
         ]
-    if low > initial:
+    # The optimizer holds its rate in float32: 0.02 there is a little less than 0.02 here.
+    if np.float32(low) > np.float32(initial):
         text = "`swa_lr` must not be above the optimizer's. Received: swa_lr={!r}, {!r}."
         return [text.format(settings.swa_lr, initial)]
     return []
