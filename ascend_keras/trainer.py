@@ -243,13 +243,18 @@ class NPUTrainer:
     def _callbacks(self, user, repair_bn):
         user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])
         cluster = self.settings.cluster
+        if any(map(callbacks.is_keras_swa, user)):
+            user.append(callbacks.KerasSWARepair(repair_bn))
+        elif repair_bn:
+            raise ValueError(
+                "repair_bn repairs what keras-swa leaves behind. Received: repair_bn=True, callbacks {}, none of "
+                "keras-swa. Leave it out.".format([type(callback).__name__ for callback in user])
+            )
         for callback in user:
             if hasattr(callback, "set_ranks"):
                 callback.set_ranks(self.backend.sum_over_ranks if cluster.size > 1 else None, cluster.is_main)
             if hasattr(callback, "set_device"):
                 callback.set_device(self.backend.adapter)
-        if any(map(callbacks.is_keras_swa, user)):
-            user.append(callbacks.KerasSWARepair(repair_bn))
         ours = [callbacks.Synchronise(self.backend)] if cluster.size > 1 else []
         # Before the user's, so that what it adds to the logs reaches them.
         return ours + [callbacks.LossScaleReport()] + user

@@ -11,8 +11,8 @@ _WARNED = set()
 
 
 def is_keras_swa(callback):
-    """Whether a callback is `swa.tfkeras.SWA` of keras-swa, or of a copy of it as in Huawei's ModelZoo."""
-    return type(callback).__name__ == "SWA" and type(callback).__module__.split(".")[0] == "swa"
+    """Whether a callback is `swa.tfkeras.SWA` of keras-swa or derives from it, or of a copy as in Huawei's ModelZoo."""
+    return any(cls.__name__ == "SWA" and cls.__module__.split(".")[0] == "swa" for cls in type(callback).__mro__)
 
 
 class KerasSWARepair(keras.callbacks.Callback):
@@ -40,9 +40,14 @@ class KerasSWARepair(keras.callbacks.Callback):
             )
         self.summary = None
         self._repair = repair
+        self._reduce = None
         self._pass = None
         self._batches = None
         self._frozen = []
+
+    def set_ranks(self, reduce, is_main):
+        """Tells of several ranks, see `SWA.set_ranks`; NPUTrainer does."""
+        self._reduce = reduce
 
     def on_train_begin(self, logs=None):
         """Warns once a process; finds data for the repair, which on TF 1.15 is added to the graph."""
@@ -53,11 +58,12 @@ class KerasSWARepair(keras.callbacks.Callback):
         self._pass = BatchNormPass(self.model)
         if self._repair:
             self._prepare()
-        elif self._pass.layers or self._frozen:
-            self._warn(len(batch_norm_layers(self.model)))
+        else:
+            self._warn()
 
-    def _warn(self, layers):
-        if _WARNED:
+    def _warn(self):
+        layers = len(batch_norm_layers(self.model))
+        if _WARNED or not layers:
             return
         _WARNED.add("batch normalization")
         warnings.warn(
@@ -82,9 +88,9 @@ class KerasSWARepair(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         """Repairs the statistics."""
         if not self._repair:
+            self._warn()  # some layers come into being with the first batch
             return
         compat.set_values([v for v, _ in self._frozen], [value for _, value in self._frozen])
-        # Some layers come into being with the first batch.
         found = self._pass if compat.TF1 else BatchNormPass(self.model)
         if found.layers:
-            self.summary = found.run(self._batches)
+            self.summary = found.run(self._batches, reduce=self._reduce)
