@@ -86,8 +86,11 @@ def read(path):
 
 
 # What zipfile and NumPy raise for bytes that were changed or cut off.
-_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, LookupError, MemoryError, OSError, RuntimeError, TypeError)
-_DAMAGE += (ValueError,)
+_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, LookupError, MemoryError, OSError) + (
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def _load(path, wanted):

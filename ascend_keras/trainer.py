@@ -253,8 +253,8 @@ class NPUTrainer:
         for callback in user:
             if hasattr(callback, "set_ranks"):
                 callback.set_ranks(self.backend.sum_over_ranks if cluster.size > 1 else None, cluster.is_main)
-            if hasattr(callback, "set_device"):
-                callback.set_device(self.backend.adapter)
+            if hasattr(callback, "set_backend"):
+                callback.set_backend(self.backend.name)
         ours = [callbacks.Synchronise(self.backend)] if cluster.size > 1 else []
         # Before the user's, so that what it adds to the logs reaches them.
         return ours + [callbacks.LossScaleReport()] + user

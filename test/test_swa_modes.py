@@ -149,10 +149,10 @@ def test_float64_sums_keep_what_float32_loses(storage):
 def test_adapter_of_tf1_sums_on_the_host_by_epochs():
     kinds = {}
     for name, settings in (("epoch", dict(start_epoch=1)), ("step", dict(unit="step", start_step=1))):
-        for adapter in (None, "npu_bridge", "npu_device"):
+        for backend in ("host", "npu_bridge", "npu_device"):
             swa = SWA(**settings)
-            swa.set_device(adapter)
-            kinds[name, adapter] = swa._storage()
+            swa.set_backend(backend)
+            kinds[name, backend] = swa._storage()
     assert kinds.pop(("epoch", "npu_bridge")) is HostAverage
     assert set(kinds.values()) == {DeviceAverage}
 

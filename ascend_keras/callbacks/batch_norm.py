@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ascend_keras import compat
+from ascend_keras.callbacks.moment_sums import Sums
 from ascend_keras.compat import keras, tf
 
 _NO_END = "{} Received: steps=None. Give the number of batches to use."
@@ -161,17 +162,24 @@ class BatchNormPass:
     def run(self, batches, reduce=None):
         """Re-estimates over `batches`, an iterable of model inputs. Returns a `BatchNormSummary`."""
         self.build()
-        sums = _Sums(self.layers)
+        sums = Sums(self.layers)
         state = _Snapshot(self.model)
         try:
             with self._recorder.installed():
-                for inputs in batches:
-                    sums.add(self._moments(inputs), len(tf.nest.flatten(inputs)[0]))
+                self._add_up(batches, sums, reduce)
             sums.reduce(reduce)
             self._check_reached(sums, state)
         finally:
             state.restore()
         return self._assign(sums)
+
+    def _add_up(self, batches, sums, reduce):
+        try:
+            for inputs in batches:
+                sums.add(self._moments(inputs), len(tf.nest.flatten(inputs)[0]))
+        except Exception:
+            sums.give_up(reduce)
+            raise
 
     def _assign(self, sums):
         seen = [index for index in range(len(self.layers)) if sums.count(index)]
@@ -331,48 +339,6 @@ def _reduced_axes(layer, rank):
     added = 1 if getattr(layer, "virtual_batch_size", None) else 0
     channels = [(axis - added) % rank for axis in tf.nest.flatten(layer.axis)]
     return [axis for axis in range(rank) if axis not in channels]
-
-
-class _Sums:
-    """Sums of moments over batches, in float64: per layer one vector of N, sum(n mu), sum(n (var + mu^2))."""
-
-    def __init__(self, layers):
-        self.batches = 0
-        self.samples = 0
-        self._names = [layer.name for layer in layers]
-        self._vectors = [np.zeros(1 + 2 * int(np.prod(layer.moving_mean.shape))) for layer in layers]
-
-    def add(self, moments, samples):
-        self.batches += 1
-        self.samples += samples
-        for vector, calls in zip(self._vectors, moments):
-            for count, mean, variance in calls:
-                n = float(count)
-                mean, variance = (np.asarray(part, np.float64).ravel() for part in (mean, variance))
-                if n:
-                    vector += np.concatenate([[n], n * mean, n * (variance + mean**2)])
-
-    def reduce(self, reduce):
-        """Adds up over ranks, if there is a function for it, and checks what is there."""
-        if reduce is not None and self._vectors:
-            ends = np.cumsum([len(vector) for vector in self._vectors])[:-1]
-            self._vectors = np.split(np.asarray(reduce(np.concatenate(self._vectors)), np.float64), ends)
-        if not self.batches:
-            raise ValueError("There is no data to re-estimate batch normalization from. Received: 0 batches.")
-        bad = [name for name, vector in zip(self._names, self._vectors) if not np.isfinite(vector).all()]
-        if bad:
-            raise ValueError(
-                "Batch statistics are not finite. Received: NaN or infinity in layers {}. "
-                "Look at the data and the weights.".format(", ".join(bad))
-            )
-
-    def count(self, index):
-        return self._vectors[index][0]
-
-    def population(self, index):
-        vector = self._vectors[index] / self.count(index)
-        mean, square = np.split(vector[1:], 2)
-        return mean, np.maximum(square - mean**2, 0)
 
 
 class _Snapshot:

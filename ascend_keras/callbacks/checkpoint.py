@@ -199,7 +199,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Makes the folder, removes what a killed process has left there, gives Keras' own callbacks their state."""
-        if self.model.built:
+        if compat.is_complete(self.model):
+            # Training would make variables for the weights with a gradient only, and restoring for all.
             compat.build_optimizer(self.model)
         for text in self._hand_over(self._waiting, late=True):
             logger.warning("not restored: %s", text)

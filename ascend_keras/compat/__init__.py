@@ -22,6 +22,7 @@ from ascend_keras.compat.losses import (
 from ascend_keras.compat.models import (
     all_layers,
     build_on,
+    is_complete,
     overrides_train_step,
     seed_variables,
     state_variables,
@@ -122,6 +123,7 @@ __all__ = [
     "has_seed",
     "host_device",
     "inner_optimizer",
+    "is_complete",
     "is_endless",
     "is_keras_optimizer",
     "joined",

@@ -17,6 +17,11 @@ def all_layers(model):
     return list(found.values())
 
 
+def is_complete(model):
+    """Whether all layers of a model have made their weights; Keras 3 calls a model built that has none yet."""
+    return bool(model.built and model.weights) and all(layer.built for layer in all_layers(model))
+
+
 def seed_variables(model):
     """The variables in which the layers of a model keep the state of their random numbers, dropout's among them.
 

@@ -125,11 +125,15 @@ def build_optimizer(model):
     Raises:
         ValueError: the model has no weights yet, or no optimizer.
     """
-    problem = None if getattr(model, "optimizer", None) else "is not compiled. Compile it"
-    if not (model.built and (model.inputs or not TF1)):
-        problem = "has no weights yet. Build it: call model.build(input_shape)"
+    problem = None
+    if getattr(model, "optimizer", None) is None:
+        problem = "is not compiled. Compile it first."
+    elif not (model.built and model.weights):
+        problem = "has no weights yet. Call it on a batch first, or model.build(input_shape)."
+    elif TF1 and not model.inputs:
+        problem = "has no inputs yet. Call model.train_on_batch on any batch first."
     if problem:
-        raise ValueError("The model {} first. Received: model={!r}.".format(problem, model.name))
+        raise ValueError("The model {} Received: model={!r}.".format(problem, model.name))
     if TF1:
         model._make_train_function()
         return

@@ -114,7 +114,7 @@ class SWA(keras.callbacks.Callback):
         self._timeline = None
         self._pending = None
         self._training = self._finished = False
-        self._reduce, self._is_main, self._adapter = None, True, None
+        self._reduce, self._is_main, self._backend = None, True, None
         self._epoch, self._batches, self._step = -1, 0, 0
         self._rate = HeldRate()
 
@@ -127,9 +127,9 @@ class SWA(keras.callbacks.Callback):
         """
         self._reduce, self._is_main = reduce, is_main
 
-    def set_device(self, adapter):
-        """Tells which NPU adapter runs the graph, None for a host; NPUTrainer does."""
-        self._adapter = adapter
+    def set_backend(self, name):
+        """Tells which backend runs the graph, such as "npu_bridge"; NPUTrainer does."""
+        self._backend = name
 
     # --- the average ------------------------------------------------------------------------------------------------
 
@@ -351,7 +351,7 @@ class SWA(keras.callbacks.Callback):
             sums.load_into(self._average, self._samples())
 
     def _storage(self):
-        on_host = self._adapter == "npu_bridge" and not self.settings.per_step
+        on_host = self._backend == "npu_bridge" and not self.settings.per_step
         storage = self.settings.storage
         return HostAverage if storage == "host" or (storage == "auto" and on_host) else DeviceAverage
 
