@@ -38,6 +38,8 @@ def write(path, meta, arrays):
     folder, name = os.path.split(os.path.abspath(path))
     aside = os.path.join(folder, ".{}.{}.tmp".format(name, os.getpid()))
     text = json.dumps(dict(meta, format=FORMAT, version=VERSION)).encode("utf-8")
+    # A file of this name may be a second name of a checkpoint, left by a killed process with the same number.
+    _remove(aside)
     try:
         with open(aside, "wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -49,8 +51,12 @@ def write(path, meta, arrays):
         os.replace(aside, path)
         _sync_folder(folder)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(aside)
+        _remove(aside)
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _write_array(archive, key, array):
@@ -173,6 +179,7 @@ class Folder:
     def make_best(self, path):
         """Lets `best.npz` be the checkpoint `path`, in one step. Where possible both share the space on the disk."""
         aside = os.path.join(self.path, ".best.npz.{}.tmp".format(os.getpid()))
+        _remove(aside)
         try:
             try:
                 os.link(path, aside)
@@ -183,8 +190,7 @@ class Folder:
             os.replace(aside, self.best)
             _sync_folder(self.path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(aside)
+            _remove(aside)
 
     def open(self):
         """Makes the folder, and removes what a killed writer has left."""

@@ -2,7 +2,7 @@
 
 from ascend_keras import backends, callbacks, compat, optimizers, saving
 from ascend_keras.backends import npu_options
-from ascend_keras.backends.base import Settings
+from ascend_keras.backends.base import RankSum, Settings
 from ascend_keras.compat import keras, tf
 from ascend_keras.distributed import cluster as clusters
 from ascend_keras.log import logger
@@ -252,7 +252,7 @@ class NPUTrainer:
             )
         for callback in user:
             if hasattr(callback, "set_ranks"):
-                callback.set_ranks(self.backend.sum_over_ranks if cluster.size > 1 else None, cluster.is_main)
+                callback.set_ranks(RankSum(self.backend) if cluster.size > 1 else None, cluster.is_main)
             if hasattr(callback, "set_backend"):
                 callback.set_backend(self.backend.name)
         ours = [callbacks.Synchronise(self.backend)] if cluster.size > 1 else []

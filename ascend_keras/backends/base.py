@@ -172,6 +172,25 @@ class Backend:
         return {"backend": self.name}
 
 
+class RankSum:
+    """The sum over the ranks of a backend, as callbacks get it.
+
+    Args:
+        backend: an open backend.
+    """
+
+    def __init__(self, backend):
+        self._backend = backend
+
+    def __call__(self, vector):
+        """See `Backend.sum_over_ranks`."""
+        return self._backend.sum_over_ranks(vector)
+
+    def prepare(self, length):
+        """Adds what vectors of this length need to the graph, for those who must not add to it later."""
+        self._backend.prepare_sum(length)
+
+
 def refuse_late(what):
     """Raises if variables exist already, which would not be on the device that is about to be opened.
 

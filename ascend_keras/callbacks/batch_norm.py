@@ -149,9 +149,15 @@ class BatchNormPass:
             if id(layer) in inner:
                 raise _out_of_reach(layer)
 
-    def build(self):
-        """Builds the graph of the pass; `run` does it otherwise. On TF 1.15 nothing is added to the graph after it."""
+    def build(self, reduce=None):
+        """Builds the graph of the pass; `run` does it otherwise. On TF 1.15 nothing is added to the graph after it.
+
+        Args:
+            reduce: the sum over ranks that `run` will be given; with `prepare(length)` it is prepared here.
+        """
         self.check_reach()
+        if hasattr(reduce, "prepare"):
+            reduce.prepare(len(Sums(self.layers)))
         if self._moments is None:
             self._moments = self._graph_moments() if compat.TF1 else self._function_moments()
             if compat.TF1:

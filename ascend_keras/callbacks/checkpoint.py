@@ -22,8 +22,8 @@ class Checkpoint(keras.callbacks.Callback):
     A checkpoint holds all variables of the model, trainable or not, and on Keras 3 the state of random numbers; all
     variables of the optimizer, its step, slots, learning rate and loss scale among them; the number of finished epochs;
     and the state of the other callbacks of the same `fit`: of those with `state_dict()` and `load_state_dict()`, such
-    as SWA, and of Keras' own EarlyStopping, ReduceLROnPlateau and ModelCheckpoint. It has to stand behind them in the
-    list of callbacks.
+    as SWA, and of Keras' own EarlyStopping, ReduceLROnPlateau and ModelCheckpoint. In the list of callbacks it has to
+    stand behind them, and behind all others that change something at the end of an epoch.
 
     A file with a final name is whole, whenever the process is killed. A run that was killed and restored in a new
     process ends with the bits of one that was not, where a training repeats itself at all: same stack, same number of
@@ -236,7 +236,7 @@ class Checkpoint(keras.callbacks.Callback):
             return
         path = self._folder.numbered_path(done)
         files.write(path, dict(meta, epoch=done, stopped=bool(self.model.stop_training), logs=logs), arrays)
-        if self._is_better(logs, self._folder.best_meta()):
+        if self.monitor and self._is_better(logs, self._folder.best_meta()):
             self._folder.make_best(path)
         self._folder.prune()
 
@@ -244,7 +244,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _numbers(self, logs):
         """The logs as floats, with the mean of the monitored metric over the ranks under the name of `monitor`."""
-        numbers = {key: float(value) for key, value in logs.items() if np.ndim(value) == 0}
+        numbers = {key: float(value) for key, value in logs.items() if _is_number(value)}
         if self.monitor:
             value = _find(numbers, self.monitor)
             if value is None:
@@ -312,6 +312,11 @@ def _argument_problems(every, keep, monitor, mode):
 
 def _is_count(value):
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value):
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "biuf"
 
 
 def _signs(monitor):

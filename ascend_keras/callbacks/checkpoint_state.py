@@ -12,7 +12,7 @@ from ascend_keras import compat
 from ascend_keras.compat import keras, tf
 
 GROUPS = ("weight", "seed", "optimizer")
-_NOUNS = {"weight": "weights", "seed": "states of random numbers", "optimizer": "variables of the optimizer"}
+_NOUNS = {"weight": "weight", "seed": "seed state", "optimizer": "optimizer variable"}
 
 
 # --- from a training ----------------------------------------------------------------------------------------------
@@ -150,12 +150,12 @@ class Comparison:
             if problem:
                 problems.append("{}: {}".format(name, problem))
             else:
-                fitting.append((variable, array.astype(_numpy_dtype(variable))))
-        self.problems += ["{}: {}".format(_NOUNS[group], problem) for problem in problems]
+                fitting.append((variable, array.astype(_numpy_dtype(variable), copy=False)))
+        self.problems += ["{}s: {}".format(_NOUNS[group], problem) for problem in problems]
         # Weights of the same number of layers are of use without the others: all but the last layer, for instance.
         if fitting and (group == "weight" or not problems):
             self._assignments += fitting
-            self.restored.append("{} {}".format(len(fitting), _NOUNS[group]))
+            self.restored.append("{} {}{}".format(len(fitting), _NOUNS[group], "" if len(fitting) == 1 else "s"))
 
 
 def _other_optimizer(meta, optimizer):

@@ -83,7 +83,7 @@ class KerasSWARepair(keras.callbacks.Callback):
         data = arguments["x"] if arguments.get("y") is None else (arguments["x"], arguments["y"])
         self._batches = Batches(data, arguments.get("steps_per_epoch"), arguments.get("batch_size"))
         if compat.TF1 and self._pass.layers:
-            self._pass.build()
+            self._pass.build(self._reduce)
 
     def on_train_end(self, logs=None):
         """Repairs the statistics."""

@@ -12,6 +12,10 @@ class Sums:
         self._names = [layer.name for layer in layers]
         self._vectors = [np.zeros(1 + 2 * int(np.prod(layer.moving_mean.shape))) for layer in layers]
 
+    def __len__(self):
+        """The number of values that ranks exchange."""
+        return sum(map(len, self._vectors))
+
     def add(self, moments, samples):
         """Adds a batch of so many samples: per layer a list with (count, mean, variance) for each of its calls."""
         self.batches += 1
@@ -26,7 +30,7 @@ class Sums:
     def give_up(self, reduce):
         """Lets the other ranks, which wait for this one, fail as well."""
         if reduce is not None and self._vectors:
-            reduce(np.full(sum(map(len, self._vectors)), np.nan))
+            reduce(np.full(len(self), np.nan))
 
     def reduce(self, reduce):
         """Adds up over ranks, if there is a function for it, and checks what is there."""

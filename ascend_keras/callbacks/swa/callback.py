@@ -230,7 +230,7 @@ class SWA(keras.callbacks.Callback):
         problems = fit_problems(self.settings, optimizer, self._timeline.initial, self._timeline.low)
         problems += self._timeline.problems(self.params["epochs"], compat.steps_per_execution(self.model))
         raise_if(problems + neighbours.problems(self))
-        if self._statistics.prepare(self.model, self._timeline.steps):
+        if self._statistics.prepare(self.model, self._timeline.steps, self._reduce):
             self._say(
                 "Model uses batch normalization. SWA will require a forward pass over the data after the last epoch"
             )

@@ -56,6 +56,8 @@ class HeldRate:
         self._value = compat.get_learning_rate(optimizer)
         self._held = initial is not None
         own = None if compat.has_schedule(optimizer) else self._value
+        if compat.TF1 and own is not None:
+            compat.set_learning_rate(optimizer, own)  # the first time adds to the graph
         self.initial = initial if self._held else own
         self.trace = [float(rate) for rate in trace]
 

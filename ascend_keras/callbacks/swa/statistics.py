@@ -30,8 +30,13 @@ class Statistics:
         layers = [layer for layer in batch_norm_layers(model) if layer.trainable]
         return [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
 
-    def prepare(self, model, steps):
+    def prepare(self, model, steps, reduce):
         """Finds the layers and the data of the running `fit`; on TF 1.15 builds all that is added to the graph.
+
+        Args:
+            model: the model.
+            steps: steps of an epoch, None if they are unknown.
+            reduce: sum over ranks, None on one rank.
 
         Returns:
             Whether there is anything to re-estimate, as far as is known: a model may wait for its first batch.
@@ -43,7 +48,7 @@ class Statistics:
         self._source = self._find_source(model, steps) if self._settings.bn not in ("off", "average") else None
         found = self._find_layers(model)
         if found:
-            self._pass.build() if compat.TF1 else self._pass.check_reach()
+            self._pass.build(reduce) if compat.TF1 else self._pass.check_reach()
         return found
 
     def _find_layers(self, model):
