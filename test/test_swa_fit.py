@@ -278,6 +278,7 @@ def test_unknown_length_of_an_epoch_is_learnt_from_the_first():
             "must be a path, or a dict with path, .*Received: save_best=",
         ),
         (dict(start_epoch=2, save_best={"path": "x", "mode": "up"}), "must be a path, or a dict with path, "),
+        (dict(start_epoch=2, save_best={"path": "x", "monitor": "val_q"}), "does not tell. Received: monitor='val_q'"),
         (dict(start_epoch=2, save_best="x.npz", validate="raw"), "never sees. Received: save_best='x.npz'"),
         (dict(start_epoch=2, bn_steps=0), "`bn_steps` must be a whole number, at least 1. Received: bn_steps=0"),
         (dict(start_epoch=2, sample_at="top"), "must be one of .*Received: sample_at='top'"),

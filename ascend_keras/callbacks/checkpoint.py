@@ -8,12 +8,9 @@ import numpy as np
 from ascend_keras import checkpoint_files as files
 from ascend_keras import compat
 from ascend_keras.callbacks import checkpoint_state as states
+from ascend_keras.callbacks.monitors import MODES, greater_is_better
 from ascend_keras.compat import keras
 from ascend_keras.log import logger
-
-MODES = ("auto", "min", "max")
-_SMALLER = ("loss", "error", "mse", "mae", "mape", "msle", "crossentropy", "divergence", "perplexity")
-_GREATER = ("acc", "auc", "precision", "recall", "iou", "f1", "score", "top", "similarity")
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -60,7 +57,7 @@ class Checkpoint(keras.callbacks.Callback):
         problems += _stateless([] if callbacks is None else callbacks)
         if problems:
             raise ValueError("\n".join(problems))
-        self._greater = bool(monitor) and _greater_is_better(monitor, mode)
+        self._greater = bool(monitor and greater_is_better(monitor, mode))
         self._folder = files.Folder(folder, keep)
         self._reduce, self._is_main = None, True
         self._holders = self._given or {}
@@ -302,7 +299,7 @@ def _argument_problems(every, keep, monitor, mode):
         ("monitor", monitor, not (monitor is None or (monitor and isinstance(monitor, str))), "the name of a metric"),
     ]
     problems = [text.format(name, demand, value) for name, value, bad, demand in checks if bad]
-    if not problems and monitor and mode == "auto" and _signs(monitor) not in ((True, False), (False, True)):
+    if not problems and monitor and mode == "auto" and greater_is_better(monitor, mode) is None:
         problems = [
             "`mode` must be 'min' or 'max' for a metric whose name does not tell. Received: monitor={!r}, "
             "mode='auto'.".format(monitor)
@@ -317,15 +314,6 @@ def _is_count(value):
 def _is_number(value):
     array = np.asarray(value)
     return array.ndim == 0 and array.dtype.kind in "biuf"
-
-
-def _signs(monitor):
-    """Whether the name of a metric has a word of those where smaller is better, and of those where greater is."""
-    return tuple(any(word in monitor for word in words) for words in (_SMALLER, _GREATER))
-
-
-def _greater_is_better(monitor, mode):
-    return mode == "max" or (mode == "auto" and _signs(monitor)[1])
 
 
 def _stateless(callbacks):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from ascend_keras import compat
+from ascend_keras.callbacks.monitors import MODES, greater_is_better
 
 LR_SCHEDULES = ("manual", "constant", "cyclic")
 CHOICES = {
@@ -19,7 +20,6 @@ CHOICES = {
     "dtype": ("float32", "float64"),
     "on_missing_state": ("error", "restart"),
 }
-MODES = ("auto", "min", "max")
 
 
 class Settings(NamedTuple):
@@ -128,6 +128,12 @@ class Settings(NamedTuple):
                     "`save_best` must be a path, or a dict with path, monitor and mode, one of {}. Received: "
                     "save_best={!r}.".format(MODES, self.save_best)
                 ]
+        _, monitor, mode = self.best
+        if greater_is_better(monitor, mode) is None:
+            return [
+                "`save_best` needs mode 'min' or 'max' for a metric whose name does not tell. Received: monitor={!r}, "
+                "mode='auto'.".format(monitor)
+            ]
         if self.validate == "raw":
             return [
                 "`save_best` is for the average, which validate='raw' never sees. Received: save_best={!r}.".format(

@@ -3,6 +3,7 @@
 import warnings
 
 from ascend_keras import compat, saving
+from ascend_keras.callbacks.monitors import greater_is_better
 
 
 class Validation:
@@ -83,7 +84,7 @@ class Validation:
                 )
             )
         value = float(logs[monitor])
-        if self._record is None or (value > self._record if _larger_is_better(monitor, mode) else value < self._record):
+        if self._record is None or (value > self._record if greater_is_better(monitor, mode) else value < self._record):
             self._record = value
             if is_main:
                 average.lend()
@@ -99,7 +100,3 @@ class Validation:
                 "The average is worse than the weights of the last epoch, by the validation loss: {:.6g} against "
                 "{:.6g}. use_raw() puts those back.".format(*self._last)
             )
-
-
-def _larger_is_better(monitor, mode):
-    return mode == "max" or (mode == "auto" and not monitor.endswith("loss") and "error" not in monitor)
