@@ -10,6 +10,10 @@ from ascend_keras.compat.data import (
     is_endless,
     open_dataset,
 )
+from ascend_keras.compat.files import (
+    host_function,
+    read_records,
+)
 from ascend_keras.compat.losses import (
     Metric,
     joined,
@@ -65,6 +69,7 @@ from ascend_keras.compat.stack import (
     KERAS3,
     KERAS_VERSION,
     NEW_OPTIMIZERS,
+    STOPPING_RESTORES_LATE,
     TF1,
     TF_VERSION,
     accuracy_key,
@@ -99,6 +104,7 @@ __all__ = [
     "KERAS_VERSION",
     "Metric",
     "NEW_OPTIMIZERS",
+    "STOPPING_RESTORES_LATE",
     "SecondEvaluation",
     "SetAside",
     "SlotOptimizer",
@@ -122,6 +128,7 @@ __all__ = [
     "has_schedule",
     "has_seed",
     "host_device",
+    "host_function",
     "inner_optimizer",
     "is_complete",
     "is_endless",
@@ -140,6 +147,7 @@ __all__ = [
     "optimizer_variables",
     "overrides_train_step",
     "own_weights",
+    "read_records",
     "register",
     "register_in_module",
     "replace_skip",

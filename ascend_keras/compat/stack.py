@@ -17,6 +17,8 @@ TF1 = TF_VERSION[0] == 1
 KERAS3 = KERAS_VERSION.startswith("3.")
 # Keras 2.11 replaced OptimizerV2 by a new family of optimizers; the old one lives on as `legacy`.
 NEW_OPTIMIZERS = not KERAS3 and hasattr(keras.optimizers, "legacy")
+# Keras 3 and tf_keras 2.21 put the best weights back when training ends, older Keras 2 in the epoch that stops it.
+STOPPING_RESTORES_LATE = "best_weights" in keras.callbacks.EarlyStopping.on_train_end.__code__.co_names
 
 
 def stack_name():

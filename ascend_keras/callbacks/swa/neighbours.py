@@ -9,10 +9,10 @@ from ascend_keras.compat import keras
 def problems(swa):
     """Why SWA cannot stand where it does in the list of callbacks: a list of sentences.
 
-    Keras 3 puts the best weights back when training ends: over an average that is there already.
+    Where EarlyStopping puts the best weights back when training ends, that is over an average that is there already.
     """
     _, behind = _sides(swa)
-    if not compat.KERAS3 or not any(map(_restores, behind)):
+    if not compat.STOPPING_RESTORES_LATE or not any(map(_restores, behind)):
         return []
     return [
         "EarlyStopping would put the best weights in the place of the average. Received: restore_best_weights=True, "
@@ -23,9 +23,9 @@ def problems(swa):
 def have_put_weights_back(swa):
     """Whether a callback before SWA has just replaced the weights of the epoch; says so.
 
-    Keras 2 puts the best weights back at the end of the epoch in which it stops.
+    Where EarlyStopping puts the best weights back at the end of the epoch in which it stops, they are no sample.
     """
-    if compat.KERAS3 or not swa.model.stop_training:
+    if compat.STOPPING_RESTORES_LATE or not swa.model.stop_training:
         return False
     before, _ = _sides(swa)
     if not any(map(_restores, before)):
