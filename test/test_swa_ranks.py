@@ -5,12 +5,13 @@ of one process stand for the ranks: the sum over both is worked out in a first r
 """
 
 import inspect
+import zlib
 
 import numpy as np
 import pytest
 
 from ascend_keras import compat
-from ascend_keras.callbacks.swa import SWA
+from ascend_keras.callbacks.swa import SWA, agreement
 from ascend_keras.compat import keras
 
 layers = keras.layers
@@ -104,6 +105,19 @@ try:
 except ImportError:
     pass
 
+class Drift(keras.callbacks.Callback):
+    steps = 0
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == 12 and rank == 1:  # the last one
+            weight = self.model.trainable_weights[0]
+            compat.set_values([weight], [np.asarray(compat.get_values([weight])[0]) * np.float32(1.25)])
+
+os.environ["ASCEND_KERAS_DEBUG"] = "1"
+train("debug", [SWA(2, batch_size=4)])
+train("drift", [SWA(2, batch_size=4, validate="raw")], first=[Drift()])
+del os.environ["ASCEND_KERAS_DEBUG"]
+
 class Finalize(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if compat.TF1 and epoch == 1:  # Keras itself adds to the graph in the first validation
@@ -133,7 +147,7 @@ def ranks(module_adapter, tmp_path_factory):
             [facts(entry) for entry in recorded[rank] if bounds[rank][0] <= entry["seq"] < bounds[rank][1]]
             for rank in range(2)
         ]
-    return values, sent
+    return values, sent, [run.stderr for run in runs]
 
 
 def facts(entry):
@@ -215,6 +229,21 @@ class TestOnTheAdapters:
             assert ranks[1]["off"][rank] == plain, "averaging sends nothing"
             for name in ("auto", "uneven"):
                 assert ranks[1][name][rank] == plain + [dict(gather, size=2)]
+
+    def test_debugging_costs_one_collective_more(self, ranks, module_adapter):
+        if module_adapter.real:
+            pytest.skip("collectives are counted by the fakes")
+        # One, four bytes and their squares, each 8 bytes, sent as int32.
+        gather = dict(kind="HcomAllGather", shape=[18], dtype="int32", reduction=None, group="hccl_world_group", size=2)
+        for rank in range(2):
+            assert ranks[1]["debug"][rank] == ranks[1]["auto"][rank] + [gather]
+
+    def test_debugging_finds_a_rank_that_is_off(self, ranks):
+        first, second = (value["drift"] for value in ranks[0])
+        assert first["weights"] != second["weights"]
+        for text in ranks[2]:
+            # Of the two trainings with it, the one that drifts.
+            assert text.count("SWA: the average is not the same on all 2 ranks") == 1
 
     def test_rank_zero_alone_writes_the_best(self, ranks):
         assert [value["auto"]["saved"] for value in ranks[0]] == [True, False]
@@ -299,6 +328,33 @@ def train_both(one, other):
 def statistics(model):
     norms = [layer for layer in model.layers if hasattr(layer, "moving_mean")]
     return compat.get_values([v for norm in norms for v in (norm.moving_mean, norm.moving_variance)])
+
+
+@pytest.mark.parametrize("size, odd", [(1, None), (2, None), (3, None), (2, 1), (3, 0), (8, 5), (64, 63)])
+def test_hash_over_ranks(size, odd, caplog, monkeypatch):
+    monkeypatch.setattr(agreement.logger, "propagate", True)
+    values = [np.arange(6, dtype=np.float32).reshape(2, 3) for _ in range(size)]
+    if odd is not None:
+        values[odd][1, 1] = np.nextafter(np.float32(4), np.float32(5))
+    brought = []
+    for value in values:
+        monkeypatch.setattr(compat, "stream_values", lambda _, value=value: iter([value, np.ones(2)]))
+        agreement.compare([], lambda vector: brought.append(vector) or vector)
+    assert {vector.shape for vector in brought} == {(agreement.LENGTH,)}
+    caplog.clear()
+    assert agreement.compare([], lambda _: sum(brought)) is (odd is None)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    crc = zlib.crc32(values[-1].tobytes() + np.ones(2).tobytes())
+    start = "SWA: the average is not the same on all {} ranks; here its CRC-32 is {:08x}. ".format(size, crc)
+    assert [text[: len(start)] for text in told] == ([] if odd is None else [start])
+
+
+@pytest.mark.parametrize("text, answer", [("", False), ("0", False), ("false", False), ("1", True), ("yes", True)])
+def test_switch_of_the_comparison(monkeypatch, text, answer):
+    monkeypatch.setenv("ASCEND_KERAS_DEBUG", text)
+    assert agreement.wanted() is answer
+    monkeypatch.delenv("ASCEND_KERAS_DEBUG")
+    assert agreement.wanted() is False
 
 
 class TestAsTwoInOne:

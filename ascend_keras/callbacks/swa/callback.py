@@ -6,13 +6,13 @@ import warnings
 import numpy as np
 
 from ascend_keras import compat, optimizers
-from ascend_keras.callbacks.swa import neighbours
+from ascend_keras.callbacks.swa import agreement, neighbours
 from ascend_keras.callbacks.swa import state as states
 from ascend_keras.callbacks.swa import timeline as timelines
 from ascend_keras.callbacks.swa.average import DeviceAverage, HostAverage
 from ascend_keras.callbacks.swa.rates import HeldRate
 from ascend_keras.callbacks.swa.settings import Settings, fit_problems, raise_if
-from ascend_keras.callbacks.swa.statistics import Statistics
+from ascend_keras.callbacks.swa.statistics import ANNOUNCEMENT, Statistics
 from ascend_keras.callbacks.swa.validation import Validation
 from ascend_keras.compat import keras
 from ascend_keras.log import logger
@@ -230,10 +230,10 @@ class SWA(keras.callbacks.Callback):
         problems = fit_problems(self.settings, optimizer, self._timeline.initial, self._timeline.low)
         problems += self._timeline.problems(self.params["epochs"], compat.steps_per_execution(self.model))
         raise_if(problems + neighbours.problems(self))
+        if hasattr(self._reduce, "prepare") and agreement.wanted():
+            self._reduce.prepare(agreement.LENGTH)
         if self._statistics.prepare(self.model, self._timeline.steps, self._reduce):
-            self._say(
-                "Model uses batch normalization. SWA will require a forward pass over the data after the last epoch"
-            )
+            self._say(ANNOUNCEMENT)
         self._sums = states.Sums(state) if state and "names" in state else None
         if self._average is not None:
             self._average.reset()
@@ -373,6 +373,8 @@ class SWA(keras.callbacks.Callback):
             )
             raise
         self._finished = True
+        if self._reduce is not None and agreement.wanted():
+            agreement.compare(self._average.variables + self._statistics.re_estimated(), self._reduce)
         if not self.settings.keep_raw:
             self._average = None
         sampled = self.sampled_epochs or "{} to {}".format(self.sampled_steps[0], self.sampled_steps[-1])
@@ -386,10 +388,7 @@ class SWA(keras.callbacks.Callback):
         if self._expected is None:
             self._step = epoch * (self._timeline.steps or 0)
             return self._timeline.late_problems(epoch, self._step)
-        if epoch == self._expected:
-            return []
-        text = "The state of SWA is of another epoch. Received: initial_epoch={}, state after {}. Give fit the latter."
-        return [text.format(epoch, self._expected)]
+        return states.epoch_problems(epoch, self._expected)
 
     def _report(self, event):
         # A line of its own, below the progress bar.

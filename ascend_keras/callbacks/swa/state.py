@@ -57,6 +57,14 @@ class Sums:
         average.load(self._arrays, count)
 
 
+def epoch_problems(epoch, expected):
+    """What is wrong with a training that begins at `epoch` under a state of the end of `expected` epochs."""
+    if epoch == expected:
+        return []
+    text = "The state of SWA is of another epoch. Received: initial_epoch={}, state after {}. Give fit the latter."
+    return [text.format(epoch, expected)]
+
+
 def check(state, unit, kind):
     """Refuses a state that cannot be taken up.
 

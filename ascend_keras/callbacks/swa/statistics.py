@@ -5,6 +5,11 @@ from typing import Any
 from ascend_keras import compat
 from ascend_keras.callbacks.batch_norm import Batches, BatchNormPass, batch_norm_layers
 
+# The words of keras-swa, for tools that look for them, and then what is true here.
+ANNOUNCEMENT = (
+    "Model uses batch normalization. SWA will require last epoch to be a forward pass and will run with no learning "
+    "rate (here that is a pass of its own after the last epoch, which trains like the others)"
+)
 # Batches of bn="partial". In the table of docs/swa.md the variances are then off by a quarter percent in the median.
 PARTIAL_STEPS = 16
 
@@ -103,6 +108,10 @@ class Statistics:
         summary = self._pass.run(self._batches, reduce=reduce)
         self._other = list(zip(variables, before))
         return summary
+
+    def re_estimated(self):
+        """The variables that `install` has set, in the order of the layers; [] where it was not called."""
+        return [variable for variable, _ in self._other]
 
     def exchange(self):
         """Exchanges the statistics with those of the raw weights."""
