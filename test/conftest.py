@@ -54,6 +54,17 @@ def module_adapter(request, adapter_name, tmp_path_factory):
     return harness.Adapter(adapter_name, real, tmp_path_factory.mktemp("adapter"))
 
 
+@pytest.fixture
+def fresh_graph():
+    """A seed, and on TF 1.15 a graph of its own."""
+    from ascend_keras import compat
+
+    compat.set_seed(0)
+    yield
+    if compat.TF1:
+        compat.keras.backend.clear_session()
+
+
 def _environment():
     return {key: value for key, value in os.environ.items() if key not in _NOT_OURS}
 
