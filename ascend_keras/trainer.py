@@ -172,7 +172,8 @@ class NPUTrainer:
     def fit(self, model, x=None, y=None, *, validation_data=None, callbacks=None, repair_bn=False, **arguments):
         """Trains; arguments and result are those of `model.fit`.
 
-        `x` and `validation_data` may be functions of a `tf.distribute.InputContext` that return a dataset.
+        `x` and `validation_data` may be functions of a `tf.distribute.InputContext` that return a dataset; one with a
+        method `steps(ranks)`, as `data.images` makes them, says the length of an epoch itself.
 
         Args:
             repair_bn: with a callback of keras-swa: whether to re-estimate batch normalization when training ends,
@@ -182,6 +183,7 @@ class NPUTrainer:
             The Keras History, with `history.backend` saying what ran where.
         """
         self._check_open()
+        arguments = self._with_steps(arguments, steps_per_epoch=x, validation_steps=validation_data)
         x, validation_data = self._dataset(x), self._dataset(validation_data)
         self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
         if self.settings.cluster.size > 1:
@@ -200,6 +202,7 @@ class NPUTrainer:
     def evaluate(self, model, x=None, y=None, **arguments):
         """Evaluates; arguments and result are those of `model.evaluate`."""
         self._check_open()
+        arguments = self._with_steps(arguments, steps=x)
         x = self._dataset(x)
         self.backend.before_run(compat.steps_per_execution(model), {"test": known_steps(x, arguments)})
         return model.evaluate(x, y, **arguments)
@@ -207,6 +210,7 @@ class NPUTrainer:
     def predict(self, model, x, **arguments):
         """Predicts; arguments and result are those of `model.predict`."""
         self._check_open()
+        arguments = self._with_steps(arguments, steps=x)
         x = self._dataset(x)
         self.backend.before_run(compat.steps_per_execution(model), {"predict": known_steps(x, arguments)})
         return model.predict(x, **arguments)
@@ -239,6 +243,11 @@ class NPUTrainer:
                 num_replicas_in_sync=cluster.size,
             )
         )
+
+    def _with_steps(self, arguments, **sources):
+        """The arguments of a Keras verb, with the steps that the data itself tells where none are given."""
+        told = {name: data.steps(self.settings.cluster.size) for name, data in sources.items() if hasattr(data, "steps")}
+        return dict(told, **{name: value for name, value in arguments.items() if value is not None or name not in told})
 
     def _callbacks(self, user, repair_bn):
         user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])

@@ -175,6 +175,33 @@ class TestRuns:
         assert contexts == [(1, 0, 1)] * 3
         assert "val_loss" in history.history
 
+    def test_data_may_say_its_own_steps(self):
+        class Endless:
+            """Batches of constants, without end, three of which are an epoch."""
+
+            def __init__(self, steps):
+                self.length = steps
+
+            def steps(self, ranks):
+                assert ranks == 1
+                return self.length
+
+            def __call__(self, context):
+                return tf.data.Dataset.from_tensors((X[:4], Y[:4])).repeat()
+
+        seen = []
+        count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(batch))
+        with NPUTrainer("host") as trainer:
+            model = build(trainer)
+            trainer.compile(model, "sgd", "sparse_categorical_crossentropy")
+            trainer.fit(model, Endless(3), validation_data=Endless(2), epochs=2, verbose=0, callbacks=[count])
+            assert seen == [0, 1, 2] * 2
+            del seen[:]
+            trainer.fit(model, Endless(3), steps_per_epoch=1, verbose=0, callbacks=[count])
+            assert seen == [0], "an argument counts more"
+            assert trainer.evaluate(model, Endless(2), verbose=0) is not None
+            assert len(trainer.predict(model, Endless(2))) == 8
+
     def test_steps_per_execution_trains_the_same(self):
         results = []
         for steps in (1, 2):
