@@ -9,13 +9,14 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
-from ascend_keras import __version__, recipes, report
+from ascend_keras import __version__, cli_data, recipes, report
 
 _EXAMPLES = """examples:
   ascend-keras doctor                        what can this machine train on, and why not on an NPU?
   ascend-keras doctor --backend=npu --json   for scripts: exit status 1 if there is no usable NPU
   ascend-keras report test/output            the results of all runs below a folder
   ascend-keras recipe --data-path=/data      which recipe fits this data?
+  ascend-keras data check /data/imagenet     is the data set whole?
 """
 
 
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--data-path", required=True, help="the folder")
     recipe.add_argument("--recipe", default="auto", help="auto (default), or the name of a recipe")
     recipe.set_defaults(run=_recipe)
+
+    cli_data.add_commands(commands)
     return parser
 
 

@@ -246,8 +246,9 @@ class NPUTrainer:
 
     def _with_steps(self, arguments, **sources):
         """The arguments of a Keras verb, with the steps that the data itself tells where none are given."""
-        told = {name: data.steps(self.settings.cluster.size) for name, data in sources.items() if hasattr(data, "steps")}
-        return dict(told, **{name: value for name, value in arguments.items() if value is not None or name not in told})
+        ranks = self.settings.cluster.size
+        told = {name: data.steps(ranks) for name, data in sources.items() if hasattr(data, "steps")}
+        return dict(arguments, **{name: arguments.get(name) or steps for name, steps in told.items()})
 
     def _callbacks(self, user, repair_bn):
         user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])

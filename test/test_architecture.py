@@ -18,7 +18,7 @@ FLOORS = [
     + ["distributed.launch", "distributed.collectives", "recipes", "checkpoint_files"],
     ["backends"],
     ["trainer", "doctor", "study"],
-    ["cli", "__main__"],
+    ["cli", "cli_data", "__main__"],
 ]
 # Backends of the two adapters share the prefix of the option catalogue, which stands on the ground floor.
 EXCEPTIONS = {"backends.npu_bridge": 2, "backends.npu_device": 2}

@@ -331,8 +331,8 @@ def test_log_lines(capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line]
     assert lines == [
         # As keras-swa 0.1.7 has it, and then what is true.
-        "Model uses batch normalization. SWA will require last epoch to be a forward pass and will run with no learning "
-        "rate (here that is a pass of its own after the last epoch, which trains like the others)",
+        "Model uses batch normalization. SWA will require last epoch to be a forward pass and will run with no "
+        "learning rate (here that is a pass of its own after the last epoch, which trains like the others)",
         "Epoch 00003: starting stochastic weight averaging",
         "Epoch 00006: final model weights set to stochastic weight average",
         "Epoch 00006: reinitializing batch normalization layers",

@@ -7,13 +7,17 @@ or a constant that says what is wanted instead of what version gives it.
 
 from ascend_keras.compat.data import (
     count_steps,
+    ignore_errors,
     is_endless,
     open_dataset,
+    run_apart,
+    set_data_options,
 )
 from ascend_keras.compat.files import (
     host_function,
     read_records,
 )
+from ascend_keras.compat.images import decode_webp
 from ascend_keras.compat.losses import (
     Metric,
     joined,
@@ -116,6 +120,7 @@ __all__ = [
     "build_optimizer",
     "computes_in_float16",
     "count_steps",
+    "decode_webp",
     "dtype_policy",
     "enable_determinism",
     "existing_variables",
@@ -129,6 +134,7 @@ __all__ = [
     "has_seed",
     "host_device",
     "host_function",
+    "ignore_errors",
     "inner_optimizer",
     "is_complete",
     "is_endless",
@@ -151,8 +157,10 @@ __all__ = [
     "register",
     "register_in_module",
     "replace_skip",
+    "run_apart",
     "running_callbacks",
     "seed_variables",
+    "set_data_options",
     "set_learning_rate",
     "set_regularizers",
     "set_seed",

@@ -45,3 +45,47 @@ def open_dataset(dataset):
             yield batch
 
     return batches
+
+
+def ignore_errors(dataset):
+    """The dataset without the elements whose making fails."""
+    if hasattr(dataset, "ignore_errors"):
+        return dataset.ignore_errors()
+    return dataset.apply(tf.data.experimental.ignore_errors())
+
+
+def set_data_options(dataset, threads=None, deterministic=True):
+    """The dataset with `threads` of its own (None: the pool of the process), in strict order or as elements come.
+
+    It is cut among ranks already, which tf.distribute shall not do again.
+    """
+    options = tf.data.Options()
+    threading = getattr(options, "threading", None) or options.experimental_threading
+    if threads is not None:
+        threading.private_threadpool_size = threads
+    if hasattr(options, "deterministic"):
+        options.deterministic = deterministic
+    else:
+        options.experimental_deterministic = deterministic
+    if TF1:
+        # Its model of the pipeline's speed is freed before the threads that report to it have ended: a crash when an
+        # iterator is set back or a session is closed. It serves AUTOTUNE alone.
+        options.experimental_optimization.autotune = False
+    if hasattr(tf.data.experimental, "AutoShardPolicy"):
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    else:
+        options.experimental_distribute.auto_shard = False
+    return dataset.with_options(options)
+
+
+def run_apart(function):
+    """Runs the ops that `function` makes, outside any graph that is being built or run; returns nothing."""
+    if not TF1:
+        with tf.init_scope(), tf.device("CPU:0"):
+            function()
+        return
+    # The threads of the process may all be waiting for this very answer.
+    config = tf.compat.v1.ConfigProto(device_count={"GPU": 0}, inter_op_parallelism_threads=1)
+    config.use_per_session_threads = True
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        session.run(tf.nest.flatten(function()))

@@ -36,29 +36,35 @@ def has_schedule(optimizer):
     return isinstance(_learning_rate_slot(optimizer), keras.optimizers.schedules.LearningRateSchedule)
 
 
-def get_learning_rate(optimizer):
-    """The learning rate of the next step, as a Python float; a schedule is evaluated at `optimizer.iterations`."""
+def get_learning_rate(optimizer, behind=0):
+    """The learning rate of the next step, as a Python float; a schedule is evaluated at `optimizer.iterations`.
+
+    Args:
+        optimizer: the optimizer.
+        behind: 1 for the rate of the step just done, where it is a schedule.
+    """
     optimizer = inner_optimizer(optimizer)
     rate = _learning_rate_slot(optimizer)
     if rate is None:
         raise ValueError("The optimizer has no learning rate. Received: optimizer={!r}".format(optimizer))
     if has_schedule(optimizer):
         if TF1:
-            return float(keras.backend.get_value(_rate_tensor(optimizer, rate)))
+            return float(keras.backend.get_value(_rate_tensor(optimizer, rate, behind)))
         # Keras 3 divides `iterations` by the steps of gradient accumulation, but not the step of a schedule.
-        rate = rate(optimizer._iterations if KERAS3 else optimizer.iterations)
+        rate = rate((optimizer._iterations if KERAS3 else optimizer.iterations) - behind)
     if TF1:
         return float(keras.backend.get_value(rate))
     # Variables of a distribution strategy have numpy(), but no array interface.
     return float(rate.numpy() if hasattr(rate, "numpy") else rate)
 
 
-def _rate_tensor(optimizer, schedule):
-    """The rate of the next step on TF 1.15, added to the graph once."""
-    known = vars(optimizer).get("_ascend_keras_rate")
+def _rate_tensor(optimizer, schedule, behind):
+    """The rate of the next step, or of the one `behind` it, on TF 1.15, added to the graph once."""
+    name = "_ascend_keras_rate_{}".format(behind)
+    known = vars(optimizer).get(name)
     if known is None or known[0] is not schedule or known[1].graph is not tf.get_default_graph():
-        known = schedule, schedule(tf.cast(optimizer.iterations, tf.float32))
-        vars(optimizer)["_ascend_keras_rate"] = known
+        known = schedule, schedule(tf.cast(optimizer.iterations - behind, tf.float32))
+        vars(optimizer)[name] = known
     return known[1]
 
 
