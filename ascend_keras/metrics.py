@@ -171,7 +171,7 @@ class Mean(_Ratio):
 
 @compat.register_in_module
 class SparseCategoricalCrossentropy(Mean):
-    """Mean of the cross-entropy, without smoothing, whatever the training loss has.
+    """Mean of the cross-entropy, by default without smoothing, whatever the training loss has.
 
     Keras' own "loss" of an evaluation weighs each batch alike or by its padded size; this one counts real samples.
 
@@ -181,16 +181,25 @@ class SparseCategoricalCrossentropy(Mean):
         axis: the class axis of the predictions.
         name: name in the logs.
         dtype: for Keras; the state has its own.
+        label_smoothing: as in the loss of that name, to see the loss that is trained.
 
     Labels, predictions and errors: see `losses.SparseCategoricalCrossentropy`. Weights: shape of the labels, or of
     their first axes.
     """
 
     def __init__(
-        self, from_logits=False, ignore_class=None, axis=-1, name="sparse_categorical_crossentropy", dtype=None
+        self,
+        from_logits=False,
+        ignore_class=None,
+        axis=-1,
+        name="sparse_categorical_crossentropy",
+        dtype=None,
+        label_smoothing=0.0,
     ):
         super().__init__(name=name, dtype=dtype)
-        self._options = dict(from_logits=from_logits, ignore_class=ignore_class, axis=axis)
+        self._options = dict(
+            from_logits=from_logits, ignore_class=ignore_class, axis=axis, label_smoothing=label_smoothing
+        )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Adds the losses of a batch."""

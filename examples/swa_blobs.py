@@ -4,12 +4,12 @@ Trains, averages, and reports the accuracy of the averaged model on data that it
 """
 
 import os
-import time
 from typing import Any, Callable, Dict, Tuple
 
-from absl import app, flags
+import common
+from absl import flags
 
-from ascend_keras import NPUTrainer, callbacks, data, models, optimizers, report
+from ascend_keras import NPUTrainer, callbacks, data, models
 from ascend_keras.compat import keras
 
 RATES = dict(learning_rate=3.0, swa_lr=3.0)
@@ -40,80 +40,52 @@ flags.DEFINE_enum("lr_schedule", "cyclic", ["manual", "constant", "cyclic"], "le
 flags.DEFINE_float("swa_lr", 0.001, "lowest learning rate of a cycle")
 flags.DEFINE_float("swa_lr2", 0.003, "highest learning rate of a cycle")
 flags.DEFINE_integer("swa_freq", 3, "epochs per cycle, one sample each", lower_bound=1)
-flags.DEFINE_integer("seed", None, "seed of weights and order; None: different every time")
-flags.DEFINE_enum("backend", "auto", ["auto", "npu", "host", "npu_bridge", "npu_device"], "where to run")
-flags.DEFINE_string("precision_mode", None, "precision mode of the NPU; on a host its Keras counterpart")
-flags.DEFINE_string("loss_scale", "auto", "none, auto, dynamic, or a number")
-flags.DEFINE_boolean("over_dump", False, "dump overflowing operators")
-flags.DEFINE_boolean("data_dump_flag", False, "dump operator data")
-flags.DEFINE_string("data_dump_step", "10", "step of which to dump data")
-flags.DEFINE_string("data_save_path", None, "where dumps go; None: below output_dir")
-flags.DEFINE_boolean("profiling", False, "collect profiling data")
-flags.DEFINE_string("output_dir", "output/swa", "where logs, weights and results go")
-flags.DEFINE_string("case_suffix", "acc", "end of the case name: acc or perf")
-flags.DEFINE_boolean("bind_core", False, "whether the process was bound to cores, for the case name")
-
 
 NETWORK = "SWA_ID0252_for_TensorFlow"
 
 
-def main(_):
+def main():
     make_data, make_model, numbers = DATASETS[FLAGS.dataset]
     for name, value in numbers.items():
-        if not FLAGS[name].present:
+        if common.origin(name) == "default":
             FLAGS[name].value = value
     (x, y), (x_test, y_test) = make_data()
-    with NPUTrainer(FLAGS.backend, seed=FLAGS.seed, **device_arguments()) as trainer:
+    config = resolve(len(x))
+    with NPUTrainer(**config["trainer"]) as trainer:
+        common.write_config("swa_blobs", config, trainer.settings.cluster.is_main)
         with trainer.scope():
             model = make_model()
-        optimizer = keras.optimizers.SGD(FLAGS.learning_rate)
+        optimizer = keras.optimizers.SGD(**config["optimizer"])
         trainer.compile(model, optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-        swa = callbacks.SWA(
-            FLAGS.swa_start_epoch, FLAGS.lr_schedule, FLAGS.swa_lr, FLAGS.swa_lr2, FLAGS.swa_freq, verbose=1
-        )
+        swa = callbacks.SWA(verbose=1, **config["swa"])
         throughput = callbacks.Throughput(FLAGS.batch_size, epoch_samples=len(x))
-        history = trainer.fit(
-            model, x, y, epochs=epochs(len(x)), batch_size=FLAGS.batch_size, verbose=2, callbacks=[swa, throughput]
-        )
+        history = trainer.fit(model, x, y, verbose=2, callbacks=[swa, throughput], **config["fit"])
         # 20,000 divides the 200,000 points: all batches have one shape, as a device wants it.
         _, accuracy = trainer.evaluate(model, x_test, y_test, batch_size=20000, verbose=0)
         print("accuracy of the averaged model on {:,} held-out samples: {:.4f}".format(len(x_test), accuracy))
         trainer.save(model, os.path.join(FLAGS.output_dir, "ckpt", "swa_final.npz"))
-        result = report.RunResult(
-            network=NETWORK,
-            batch_size=FLAGS.batch_size,
-            case_name=report.case_name(NETWORK, FLAGS.batch_size, 1, FLAGS.case_suffix, FLAGS.bind_core),
-            actual_fps=throughput.images_per_sec,
-            train_accuracy=accuracy,
-            e2e_training_time=time.time() - report.started(),
-            backend=history.backend["backend"],
-            details=dict(history.backend, samples=throughput.samples, seconds=throughput.seconds),
-        )
-        report.finish(FLAGS.output_dir, result, history.history["loss"])
+        details = dict(accuracy_on="{:,} held-out samples, averaged model".format(len(x_test)))
+        common.finish(NETWORK, FLAGS.batch_size, 1, history, throughput, accuracy, details)
 
 
-def epochs(samples):
-    """Epochs to train: `--epochs`, or fewer where `--max_steps` ends the run before."""
+def resolve(samples):
+    """The configuration that follows from the flags, as the arguments of what it is built of."""
     steps = -(-samples // FLAGS.batch_size)
-    return min(FLAGS.epochs, -(-FLAGS.max_steps // steps)) if FLAGS.max_steps else FLAGS.epochs
-
-
-def device_arguments():
-    """The device flags of ModelZoo's scripts in the words of NPUTrainer."""
-    dumps = FLAGS.data_save_path or FLAGS.output_dir
-    folders = {name: os.path.join(dumps, name) for name in ("overflow_dump", "data_dump", "profiling")}
-    wanted = {"overflow_dump": FLAGS.over_dump, "data_dump": FLAGS.data_dump_flag, "profiling": FLAGS.profiling}
-    for name, folder in folders.items():
-        if wanted[name]:
-            os.makedirs(folder, exist_ok=True)
-    return dict(
-        precision_mode=FLAGS.precision_mode,
-        loss_scale=optimizers.parse_loss_scale(FLAGS.loss_scale),
-        overflow_dump=folders["overflow_dump"] if FLAGS.over_dump else None,
-        dump=dict(path=folders["data_dump"], step=FLAGS.data_dump_step, mode="all") if FLAGS.data_dump_flag else None,
-        profiling=folders["profiling"] if FLAGS.profiling else None,
-    )
+    epochs = min(FLAGS.epochs, -(-FLAGS.max_steps // steps)) if FLAGS.max_steps else FLAGS.epochs
+    return {
+        "trainer": common.trainer_arguments(),
+        "data": dict(dataset=FLAGS.dataset),
+        "optimizer": dict(learning_rate=FLAGS.learning_rate),
+        "swa": dict(
+            start_epoch=FLAGS.swa_start_epoch,
+            lr_schedule=FLAGS.lr_schedule,
+            swa_lr=FLAGS.swa_lr,
+            swa_lr2=FLAGS.swa_lr2,
+            swa_freq=FLAGS.swa_freq,
+        ),
+        "fit": dict(epochs=epochs, batch_size=FLAGS.batch_size),
+    }
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main)

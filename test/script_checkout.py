@@ -30,8 +30,8 @@ class Checkout:
         for script in TEST.glob("*.sh"):
             shutil.copy(str(script), str(self.path / "test"))
         shutil.copy(str(ROOT / ".ci" / "run"), str(self.path / ".ci"))
-        for module in ("__init__", "recipes"):
-            shutil.copy(str(ROOT / "ascend_keras" / (module + ".py")), str(self.path / "ascend_keras"))
+        shutil.copy(str(ROOT / "ascend_keras" / "__init__.py"), str(self.path / "ascend_keras"))
+        shutil.copytree(str(ROOT / "ascend_keras" / "recipes"), str(self.path / "ascend_keras" / "recipes"))
         for tool in TOOLS:
             if shutil.which(tool):
                 (self.bin / tool).symlink_to(shutil.which(tool))

@@ -4,8 +4,10 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 
 import pytest
+from recipe_flags import resolve_all
 
 from ascend_keras import recipes
 from ascend_keras.recipes import Flag, UsageError
@@ -34,6 +36,9 @@ def make(folder, *paths):
         ([], None),
         (["train.py", "cat.txt", "train/notes.txt", "train/sub/readme.md", "n1/x"], None),
         (["cat/x.py"], None),
+        (["dogs-vs-cats.zip"], "cats-vs-dogs zip (dogs-vs-cats.zip)"),
+        (["kagglecatsanddogs_5340.zip", "readme.txt"], "cats-vs-dogs zip (kagglecatsanddogs_5340.zip)"),
+        (["other.zip"], None),
     ],
 )
 def test_data_sets_are_recognised(tmp_path, paths, described):
@@ -52,11 +57,49 @@ def test_auto_takes_swa_for_anything_else_and_says_why(tmp_path):
     assert "{} holds no image data set".format(tmp_path) in reason
 
 
+@pytest.mark.parametrize(
+    "names, described",
+    [
+        (["train/cat.0.jpg", "train/dog.0.jpg"], "cats-vs-dogs zip (train/cat.0.jpg)"),
+        (["readme.txt", "PetImages/Cat/0.jpg"], "cats-vs-dogs zip (PetImages/Cat/0.jpg)"),
+        (["roses/0.jpg", "cat.txt"], None),
+    ],
+)
+def test_a_zip_is_known_by_what_is_in_it(tmp_path, names, described):
+    path = str(tmp_path / "some.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    assert recipes.recognise(path) == described
+
+
+@pytest.mark.parametrize(
+    "paths, recipe, why",
+    [
+        (["validation-00000-of-00128"], "alexnet_imagenet", "ImageNet TFRecords (validation-00000-of-00128)"),
+        (["train/n01440764/a.JPEG"], "alexnet_imagenet", "ImageNet class folders (train/n01440764)"),
+        (["train/roses/1.png"], "alexnet_imagenet", "class folders of images (train/roses)"),
+        (["cat.0.jpg"], "alexnet_cats_vs_dogs", "cats-vs-dogs files (cat.0.jpg)"),
+        (
+            ["PetImages/Cat/0.jpg", "PetImages/Dog/0.jpg"],
+            "alexnet_cats_vs_dogs",
+            "cats-vs-dogs folders (PetImages/Cat)",
+        ),
+        (["dogs-vs-cats.zip"], "alexnet_cats_vs_dogs", "cats-vs-dogs zip (dogs-vs-cats.zip)"),
+    ],
+)
+def test_auto_chooses_by_the_data_and_says_why(tmp_path, paths, recipe, why):
+    folder = make(tmp_path, *paths)
+    what = {"alexnet_imagenet": "AlexNet for ImageNet", "alexnet_cats_vs_dogs": "AlexNet for cats and dogs"}[recipe]
+    reason = "recipe {}: {}, as {} looks like {} (--recipe=auto)".format(recipe, what, folder, why)
+    assert recipes.choose("auto", folder) == (recipe, reason)
+    assert recipes.choose("swa_blobs", folder) == ("swa_blobs", "recipe swa_blobs: asked for by --recipe")
+
+
 def test_auto_refuses_data_that_it_has_no_recipe_for(tmp_path):
-    path = make(tmp_path, "train-00000-of-01024")
-    with pytest.raises(UsageError, match=r"looks like ImageNet TFRecords .* no recipe for it.*--recipe=swa_blobs"):
+    path = make(tmp_path, "some.tfrecord")
+    with pytest.raises(UsageError, match=r"looks like TFRecords .* no recipe for it.*--recipe=swa_blobs"):
         recipes.choose("auto", path)
-    assert recipes.choose("swa_blobs", path) == ("swa_blobs", "recipe swa_blobs: asked for by --recipe")
 
 
 def test_auto_refuses_a_path_that_is_not_there(tmp_path):
@@ -138,6 +181,22 @@ def test_flags_are_read_from_the_source(tmp_path):
     ]
 
 
+def test_flags_of_modules_beside_the_script_are_its_flags(tmp_path):
+    (tmp_path / "shared.py").write_text(
+        "from absl import flags\nimport script\nimport os\nflags.DEFINE_integer('seed', 1, 'seed')\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import shared\nfrom absl import flags\nflags.DEFINE_alias('random_seed', 'seed')\n"
+        "flags.DEFINE_string('x', None, 'x')\n"
+    )
+    assert list(recipes.script_flags(str(script)).values()) == [
+        Flag("seed", False, "1", "seed"),
+        Flag("random_seed", False, "1", "the same as --seed"),
+        Flag("x", False, "None", "x"),
+    ]
+
+
 @pytest.mark.parametrize("recipe", sorted(recipes.SCRIPTS))
 def test_flags_read_are_those_that_absl_knows(recipe):
     script = recipes.SCRIPTS[recipe]
@@ -148,6 +207,45 @@ def test_flags_read_are_those_that_absl_knows(recipe):
         if "<key>yes</key>" in flag:
             shown.add(re.search("<name>(.*?)</name>", flag).group(1))
     assert set(recipes.script_flags(script)) == shown
+
+
+SWA_CHANGED = {
+    "backend": "host",
+    "batch_size": "7",
+    "data_dump_flag": "true",
+    "dataset": "digits",
+    "epochs": "9",
+    "learning_rate": "0.3",
+    "loss_scale": "128",
+    "lr_schedule": "constant",
+    "max_steps": "1",
+    "over_dump": "true",
+    "precision_mode": "force_fp32",
+    "profiling": "true",
+    "seed": "3",
+    "swa_freq": "2",
+    "swa_lr": "0.01",
+    "swa_lr2": "0.02",
+    "swa_start_epoch": "5",
+}
+# Where files go, what they are called, what a run is told by ModelZoo's scripts and makes itself; tested elsewhere.
+SWA_ELSEWHERE = {"bind_core", "case_suffix", "data_path", "output_dir"}
+SWA_TOGETHER = {"data_dump_step": ["--data_dump_flag"], "data_save_path": ["--over_dump"]}
+
+
+def test_every_flag_of_swa_changes_its_configuration(tmp_path):
+    flags = recipes.script_flags(recipes.SCRIPTS["swa_blobs"])
+    names = {name for name, flag in flags.items() if "the same as" not in flag.help}
+    assert names == set(SWA_CHANGED) | SWA_ELSEWHERE | set(SWA_TOGETHER)
+    base = ["--output_dir=" + str(tmp_path), "--epochs=100", "--batch_size=10"]
+    cases = {name: ["--{}={}".format(name, value)] for name, value in SWA_CHANGED.items()}
+    cases.update({name + " with": others + ["--{}=1".format(name)] for name, others in SWA_TOGETHER.items()})
+    cases.update({name + " without": others for name, others in SWA_TOGETHER.items()})
+    cases[""] = []
+    found = dict(zip(cases, resolve_all("swa_blobs", [base + case for case in cases.values()], 1000)))
+    assert all(isinstance(config, dict) for config in found.values()), found
+    assert not [name for name in SWA_CHANGED if found[name] == found[""]]
+    assert not [name for name in SWA_TOGETHER if found[name + " with"] == found[name + " without"]]
 
 
 # --- cores ---------------------------------------------------------------------------------------------------------

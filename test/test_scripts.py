@@ -10,20 +10,25 @@ import time
 import pytest
 from script_checkout import Checkout
 
+SHARED = """
+from absl import flags
+flags.DEFINE_string("note", "none", "anything")
+"""
 STUB = """
 import json, os, sys, time
+import shared
 from absl import app, flags
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data_path", None, "data")
 flags.DEFINE_string("precision_mode", None, "precision")
 flags.DEFINE_boolean("over_dump", False, "dump")
-flags.DEFINE_string("note", "none", "anything")
 flags.DEFINE_integer("status", 0, "exit status")
 flags.DEFINE_boolean("crash", False, "raise")
 flags.DEFINE_boolean("hang", False, "sleep")
 flags.DEFINE_string("output_dir", None, "output")
 flags.DEFINE_string("case_suffix", None, "suffix")
 flags.DEFINE_boolean("bind_core", False, "bound")
+NETWORK_FLAGS
 
 def main(_):
     print("stub on stdout")
@@ -44,12 +49,29 @@ def main(_):
 app.run(main)
 """
 
+OF_NETWORKS = """
+flags.DEFINE_enum("mode", "train", ["train", "evaluate", "train_and_evaluate"], "what")
+flags.DEFINE_integer("batch_size", 1, "images")
+flags.DEFINE_float("lr", 1.0, "rate")
+flags.DEFINE_alias("learning_rate", "lr")
+flags.DEFINE_integer("max_epochs", 1, "epochs")
+flags.DEFINE_alias("epoch", "max_epochs")
+flags.DEFINE_integer("max_train_steps", None, "steps")
+flags.DEFINE_alias("step", "max_train_steps")
+flags.DEFINE_integer("iterations_per_loop", 1, "steps")
+flags.DEFINE_list("restore_exclude", "dense_2", "layers")
+"""
+
 
 @pytest.fixture
 def training(tmp_path):
     """A checkout whose recipe is a stub, run by the Python of these tests with a TensorFlow in name only."""
     checkout = Checkout(tmp_path)
-    (checkout.path / "examples" / "swa_blobs.py").write_text(STUB)
+    examples = checkout.path / "examples"
+    (examples / "shared.py").write_text(SHARED)
+    (examples / "swa_blobs.py").write_text(STUB.replace("NETWORK_FLAGS", ""))
+    for name in ("alexnet_imagenet", "alexnet_cats_vs_dogs"):
+        (examples / (name + ".py")).write_text(STUB.replace("NETWORK_FLAGS", OF_NETWORKS))
     modules = checkout.fake / "modules"
     modules.mkdir()
     (modules / "tensorflow.py").write_text("__version__ = '2.21.0'\n")
@@ -219,15 +241,130 @@ def test_binding_without_taskset_is_an_error(training):
     assert "--bind_core needs taskset" in done.err
 
 
-def test_data_of_another_recipe_is_refused_before_anything_is_made(training):
-    (training.fake / "train-00000-of-01024").write_text("")
-    done = train(training, "--data_path=" + str(training.fake))
-    assert done.returncode == 1
-    assert "looks like ImageNet TFRecords" in done.err
-    assert not training.output.exists()
-    done = train(training, "--data_path=" + str(training.fake), "--recipe=swa_blobs")
+IMAGENET = ["train-00000-of-00001"]
+CATS = ["cat.0.jpg", "dog.0.jpg"]
+CONSTANTS = {
+    ("alexnet_imagenet", "acc"): ("train_and_evaluate", 128, 0.0075, 150, None, 100),
+    ("alexnet_imagenet", "perf"): ("train", 256, 0.015, 1, 5000, 100),
+    ("alexnet_cats_vs_dogs", "acc"): ("train", 1, 1.0, 35, None, 1),
+    ("alexnet_cats_vs_dogs", "perf"): ("train", 1, 1.0, 1, 600, 1),
+}
+NUMBERS = ("mode", "batch_size", "lr", "max_epochs", "max_train_steps", "iterations_per_loop")
+
+
+@pytest.mark.parametrize("files, recipe", [(IMAGENET, "alexnet_imagenet"), (CATS, "alexnet_cats_vs_dogs")])
+@pytest.mark.parametrize("script, suffix", list(zip(SCRIPTS, ["acc", "perf"])))
+def test_the_data_choose_the_recipe_and_its_constants(training, files, recipe, script, suffix):
+    folder = data_folder(training, files)
+    done = train(training, "--data_path=" + str(folder), script=script)
+    assert done.returncode == 0, done.err
+    first = done.out.splitlines()[0]
+    assert first.startswith("recipe {}: AlexNet for ".format(recipe))
+    assert "{} looks like".format(folder) in first
+    flags = seen(training)["flags"]
+    assert tuple(flags[name] for name in NUMBERS) == CONSTANTS[recipe, suffix]
+    assert flags["data_path"] == str(folder)
+
+
+def data_folder(training, files):
+    folder = training.fake / "data"
+    folder.mkdir()
+    for name in files:
+        (folder / name).write_text("")
+    return folder
+
+
+def test_flags_go_before_the_constants_under_any_name(training):
+    folder = data_folder(training, IMAGENET)
+    path = "--data_path=" + str(folder)
+    done = train(training, path, "--learning_rate=0.5", "--epoch=7", script="train_performance_1p.sh")
+    assert done.returncode == 0, done.err
+    # The length is what was asked for: that of the constants, in steps, is not there.
+    numbers = {name: seen(training)["flags"][name] for name in NUMBERS}
+    assert numbers == dict(zip(NUMBERS, ("train", 256, 0.5, 7, None, 100)))
+
+
+def test_another_recipe_than_that_of_the_data(training):
+    folder = data_folder(training, IMAGENET)
+    done = train(training, "--data_path=" + str(folder), "--recipe=swa_blobs")
     assert done.returncode == 0
     assert done.out.splitlines()[0] == "recipe swa_blobs: asked for by --recipe"
+
+
+def test_a_flag_of_another_recipe_is_named_as_such(training):
+    done = train(training, "--data_path=./", "--lr=0.5")
+    assert (done.returncode, done.out) == (2, "")
+    lines = done.err.splitlines()
+    assert lines[0] == (
+        "--lr is a flag of alexnet_cats_vs_dogs and alexnet_imagenet, not of this recipe. Received: --lr=0.5."
+    )
+    assert lines[1].startswith("The recipe swa_blobs: ")
+
+
+def test_data_without_a_recipe_are_refused_before_anything_is_made(training):
+    folder = data_folder(training, ["x.tfrecord"])
+    done = train(training, "--data_path=" + str(folder))
+    assert done.returncode == 1
+    assert "looks like TFRecords (x.tfrecord), and there is no recipe for it" in done.err
+    assert not training.output.exists()
+
+
+def evaluate(training, *arguments, **changes):
+    return train(training, *arguments, script="eval_1p.sh", **changes)
+
+
+def write_run(training, folder=None, recipe="alexnet_imagenet"):
+    folder = folder or training.output
+    (folder / "ckpt").mkdir(parents=True)
+    flags = dict(lr=0.5, restore_exclude=["a", "b"], mode="train", data_path="/gone", case_suffix="perf")
+    config = {name: {"value": value, "origin": "flag"} for name, value in flags.items()}
+    config["batch_size"] = {"value": 99, "origin": "default"}
+    (folder / "config.json").write_text(json.dumps({"recipe": recipe, "flags": config}))
+    (folder / "train_0.log").write_text("the training\n")
+    return folder
+
+
+def test_an_evaluation_has_the_flags_of_its_training(training):
+    write_run(training)
+    done = evaluate(training, "--data_path=./", "--batch_size=7")
+    assert done.returncode == 0, done.err
+    assert done.out.splitlines()[0] == "recipe alexnet_imagenet: that of the run in {}".format(training.output)
+    flags = seen(training)["flags"]
+    names = ("mode", "lr", "restore_exclude", "batch_size", "data_path", "output_dir", "case_suffix")
+    expected = ["evaluate", 0.5, ["a", "b"], 7, str(training.fake), str(training.output), None]
+    assert [flags[name] for name in names] == expected
+    assert (training.output / "train_0.log").read_text() == "the training\n"
+    assert "stub on stdout" in (training.output / "eval_0.log").read_text()
+    assert [path.name for path in training.output.parent.iterdir()] == ["0"]
+
+
+def test_an_evaluation_that_fails_fails_the_script(training):
+    write_run(training)
+    done = evaluate(training, "--data_path=./", "--status=3")
+    assert done.returncode == 3
+    assert "the evaluation failed with exit status 3; its output is in" in done.err
+
+
+@pytest.mark.parametrize(
+    "recipe, arguments, message",
+    [
+        (None, [], "There is no run of a recipe to evaluate. Received: --output_dir="),
+        ("swa_blobs", [], "The recipe swa_blobs evaluates when it trains, and only then."),
+        ("alexnet_imagenet", ["--recipe=alexnet_cats_vs_dogs"], "The run in the folder is of another recipe"),
+    ],
+)
+def test_nothing_to_evaluate(training, recipe, arguments, message):
+    if recipe:
+        write_run(training, recipe=recipe)
+    done = evaluate(training, "--data_path=./", *arguments)
+    assert done.returncode == 1
+    assert message in done.err
+
+
+def test_help_of_the_evaluation(training):
+    done = evaluate(training, "--help")
+    assert (done.returncode, done.err) == (0, "")
+    assert done.out.startswith("usage: bash test/eval_1p.sh --data_path=PATH")
 
 
 def test_wrong_flags_are_found_before_an_environment_is_made(training):

@@ -12,6 +12,19 @@ use_env() { . "$here/env.sh" "${1:-}"; }
 
 # train_1p acc|perf [flags]
 train_1p() {
+    run_1p train "$@"
+}
+
+# eval_1p [flags]
+eval_1p() {
+    run_1p eval eval "$@"
+}
+
+# run_1p train|eval acc|perf|eval [flags]
+run_1p() {
+    local verb=$1 doing=training
+    [ "$verb" = train ] || doing=evaluation
+    shift
     export ASCEND_KERAS_START
     ASCEND_KERAS_START=$(date +%s)
     local announcement script device output overwrite cores flags=() plan
@@ -23,7 +36,7 @@ train_1p() {
     [ "${RANK_SIZE:-1}" = 1 ] || echo "RANK_SIZE=$RANK_SIZE is not used: this script trains on one device"
     export JOB_ID=${JOB_ID:-10087} RANK_SIZE=1 ASCEND_DEVICE_ID=$device
     export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-    make_room "$output"
+    [ "$verb" = eval ] || make_room "$output"
     mkdir -p -- "$output/ckpt" || die "The output folder cannot be made. Received: --output_dir=$output."
     local command=("$PYTHON" -u "$script" "${flags[@]}")
     if [ -n "$cores" ]; then
@@ -31,7 +44,7 @@ train_1p() {
         echo "bound to the cores $cores"
         command=(taskset -c "$cores" "${command[@]}")
     fi
-    run_logged "$output/train_$device.log" "${command[@]}"
+    run_logged "$output/${verb}_$device.log" "${command[@]}"
 }
 
 # Wrong flags are found before anything is installed: any Python will do for that.
@@ -78,6 +91,6 @@ run_logged() {
     done
     wait "$tee"
     rm -f -- "$pipe"
-    [ "$status" -eq 0 ] || die "the training failed with exit status $status; its output is in $log" "$status"
+    [ "$status" -eq 0 ] || die "the $doing failed with exit status $status; its output is in $log" "$status"
     exit 0
 }
