@@ -3,6 +3,7 @@
 import datetime
 import math
 import os
+import sys
 
 import modelzoo_parsers as parsers
 import numpy as np
@@ -216,11 +217,32 @@ def test_the_line_of_step_187700(capsys, tmp_path):
     # total_loss is what Keras minimises; 0.1 * (9 + 9) / 2 of it is weight decay.
     last = "step:187700, epoch:150.0, FPS:33339.8, loss: 1.671, total_loss: 2.571, lr:0.00001, batch_time:3.071400"
     assert printed.splitlines()[-1] == last
-    assert printed.splitlines()[0] == "Step   Epoch   Speed   Loss   FinLoss   LR"
+    versions = "PY{}.{}.{}TF{}".format(*sys.version_info[:3], tf.__version__)
+    assert printed.splitlines()[:2] == [versions, "Step   Epoch   Speed   Loss   FinLoss   LR"]
     assert parsers.fps_by_name(printed) == 33339.8
     assert parsers.losses_by_name(printed) == [2.571, 2.571]
     with open(path) as file:
         assert file.read() == printed
+
+
+def test_all_ranks_read_alike(monkeypatch):
+    """A variable is read by a graph on the device: a rank that does not run it leaves the others waiting."""
+    reads = []
+    for name in ("get_learning_rate", "get_values"):
+        original = getattr(compat, name)
+        monkeypatch.setattr(
+            compat, name, lambda *a, name=name, original=original, **k: (reads.append(name), original(*a, **k))[1]
+        )
+    found = []
+    for is_main in (True, False):
+        clock = HandClock()
+        log = ModelZooLog(1, 8, 16, clock=clock)
+        log.set_ranks(None, is_main)
+        del reads[:]
+        drive(log, clock, [[(1.0, 0, [1.0]), (1.0, 1, [2.0])]], steps=2)
+        found.append(list(reads))
+    assert found[0] == found[1]
+    assert found[0].count("get_learning_rate") >= 2
 
 
 def test_only_the_main_rank_prints_and_writes(capsys, tmp_path):

@@ -60,6 +60,10 @@ flags.DEFINE_integer("max_train_steps", None, "steps")
 flags.DEFINE_alias("step", "max_train_steps")
 flags.DEFINE_integer("iterations_per_loop", 1, "steps")
 flags.DEFINE_list("restore_exclude", "dense_2", "layers")
+flags.DEFINE_boolean("resume", False, "go on")
+flags.DEFINE_boolean("eval", False, "evaluate")
+flags.DEFINE_string("checkpoint_dir", None, "folder")
+flags.DEFINE_alias("data_dir", "data_path")
 """
 
 
@@ -203,6 +207,43 @@ def test_a_former_run_is_deleted_when_asked(training):
     for _ in range(2):
         assert train(training, "--data_path=./", "--overwrite").returncode == 0
     assert [path.name for path in training.output.parent.iterdir()] == ["0"]
+
+
+def test_a_run_that_is_resumed_stays_where_it_is(training):
+    folder = data_folder(training, IMAGENET)
+    path = "--data_dir=" + str(folder)  # the other name of data_path
+    assert train(training, path, "--note=first").returncode == 0
+    done = train(training, path, "--note=second", "--resume", "--checkpoint_dir=here")
+    assert done.returncode == 0, done.err
+    assert [entry.name for entry in training.output.parent.iterdir()] == ["0"]
+    flags = seen(training)["flags"]
+    assert (flags["note"], flags["resume"], flags["data_path"]) == ("second", True, str(folder))
+    assert flags["checkpoint_dir"] == str(training.fake / "here")
+    assert (training.output / "train_0.log").read_text().count("stub on stdout") == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--resume", "--overwrite"], "--overwrite would delete what --resume goes on with."),
+        (["--mode=evaluate"], "This script trains. Received: --mode=evaluate. Use test/eval_1p.sh"),
+        (["--eval"], "This script trains. Received: --mode=evaluate."),
+    ],
+)
+def test_what_a_training_cannot_do(training, arguments, message):
+    write_run(training)
+    done = train(training, "--data_path=" + str(data_folder(training, IMAGENET)), *arguments)
+    assert (done.returncode, done.out) == (2, "")
+    assert message in done.err
+    assert (training.output / "train_0.log").read_text() == "the training\n"
+
+
+@pytest.mark.parametrize("argument", ["--mode=train", "--resume", "--overwrite"])
+def test_what_an_evaluation_cannot_do(training, argument):
+    write_run(training)
+    done = evaluate(training, "--data_path=./", argument)
+    assert (done.returncode, done.out) == (2, "")
+    assert "Received: {}. Leave it out.".format(argument) in done.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--overwrite"]])

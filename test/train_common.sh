@@ -27,7 +27,7 @@ run_1p() {
     shift
     export ASCEND_KERAS_START
     ASCEND_KERAS_START=$(date +%s)
-    local announcement script device output overwrite cores flags=() plan
+    local announcement script device output overwrite resume cores flags=() plan
     plan=$(read_command_line "$@") || die "the command line could not be read"
     # Either assigns the variables above, or prints a message and exits.
     eval "$plan"
@@ -36,7 +36,8 @@ run_1p() {
     [ "${RANK_SIZE:-1}" = 1 ] || echo "RANK_SIZE=$RANK_SIZE is not used: this script trains on one device"
     export JOB_ID=${JOB_ID:-10087} RANK_SIZE=1 ASCEND_DEVICE_ID=$device
     export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-    [ "$verb" = eval ] || make_room "$output"
+    # What is resumed stays where it is.
+    [ "$verb" = eval ] || [ -n "$resume" ] || make_room "$output"
     mkdir -p -- "$output/ckpt" || die "The output folder cannot be made. Received: --output_dir=$output."
     local command=("$PYTHON" -u "$script" "${flags[@]}")
     if [ -n "$cores" ]; then
@@ -77,7 +78,8 @@ run_logged() {
     local log=$1 pipe training tee status
     shift
     pipe=$(mktemp -u "${TMPDIR:-/tmp}/train.XXXXXX") && mkfifo -m 600 -- "$pipe" || die "no pipe could be made in ${TMPDIR:-/tmp}"
-    tee -- "$log" <"$pipe" &
+    # A resumed training goes on with the log of the former one.
+    tee ${resume:+-a} -- "$log" <"$pipe" &
     tee=$!
     "$@" >"$pipe" 2>&1 </dev/null &
     training=$!

@@ -56,11 +56,14 @@ class FirstKernels(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the two files."""
-        if (epoch + 1) % self._every or not self._is_main:
+        if (epoch + 1) % self._every:
             return
         self._layers = self._layers or _choose(self.model, self._names)
-        os.makedirs(self._folder, exist_ok=True)
+        # Reading is a graph on the device, which all ranks have to run.
         values = np.concatenate(compat.get_values([layer.kernel for layer in self._layers]), axis=-1)
+        if not self._is_main:
+            return
+        os.makedirs(self._folder, exist_ok=True)
         kernels = np.transpose(values, (3, 0, 1, 2)).astype(np.float32)
         stem = os.path.join(self._folder, "result{:04d}".format(epoch + 1))
         np.save(stem + ".npy", kernels)

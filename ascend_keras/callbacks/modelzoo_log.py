@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import os
+import platform
 import sys
 
+from ascend_keras import compat
 from ascend_keras.callbacks.step_report import StepReport
 from ascend_keras.recipes import lines
 
@@ -12,6 +14,7 @@ from ascend_keras.recipes import lines
 class ModelZooLog(StepReport):
     """Prints and writes the log lines of ModelZoo's AlexNet recipe for ImageNet.
 
+        PY3.7.16TF1.15.5
         Step   Epoch   Speed   Loss   FinLoss   LR
         step:   700, epoch:  0.6, FPS:33339.0, loss: 6.912, total_loss: 7.944, lr:0.00671, batch_time:3.050000
 
@@ -32,8 +35,9 @@ class ModelZooLog(StepReport):
         self._path = path
 
     def on_train_begin(self, logs=None):
-        """Prints the header."""
+        """Prints the versions and the header."""
         super().on_train_begin(logs)
+        self._write(lines.format_versions(platform.python_version(), compat.tf.__version__))
         self._write(lines.HEADER)
 
     def compiled(self, steps, seconds):

@@ -10,7 +10,7 @@ from ascend_keras.recipes.lines import StepLine
 
 
 class StepReport(keras.callbacks.Callback):
-    """Calls `report` with a `StepLine` every few steps and after the last one, on the main rank.
+    """Calls `report` with a `StepLine` every few steps and after the last one, on the main rank. All ranks read alike.
 
     Loss: the mean over the steps since the last report, not the loss of the last step alone. Keras' logs hold a running
     mean over the epoch on some stacks and the loss of the batch on others; both are turned into that mean, so that all
@@ -95,7 +95,7 @@ class StepReport(keras.callbacks.Callback):
         self._loss.see(done, logs)
         is_due = self.step // self._every > self._reported // self._every
         is_last = done == steps or self.model.stop_training
-        if not self._is_main or not (is_due or is_last or not self._is_compiled):
+        if not (is_due or is_last or not self._is_compiled):
             return
         # Reading the loss waits for the device; only then the time is that of the steps.
         self._take(done)
@@ -113,12 +113,12 @@ class StepReport(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Reports the last steps."""
-        if self._is_main and self.step > self._reported:
+        if self.step > self._reported:
             self._line()
 
     def _end_epoch(self):
         # Where Keras knows the steps of an epoch, or the training was stopped, this has been done.
-        if self._is_main and self._is_open:
+        if self._is_open:
             self._is_open = False
             if self._is_compiled and self._epoch_steps > self._timed:
                 self._take(self._epoch_steps)
@@ -132,7 +132,8 @@ class StepReport(keras.callbacks.Callback):
         else:
             self._is_compiled = True
             self.compile_seconds = now - self._since
-            self.compiled(done, self.compile_seconds)
+            if self._is_main:
+                self.compiled(done, self.compile_seconds)
         self._timed, self._since = done, now
 
     def _line(self):
@@ -151,7 +152,9 @@ class StepReport(keras.callbacks.Callback):
             batch_time=per_step * self._loop,
         )
         self._reported, self._steady_steps, self._seconds = self.step, 0, 0.0
-        self.report(line)
+        # What is read is a graph on the device, which all ranks have to run; only the words are those of one.
+        if self._is_main:
+            self.report(line)
 
 
 class _MetricLoss:

@@ -12,6 +12,12 @@ HEADER = "Step   Epoch   Speed   Loss   FinLoss   LR"
 EVALUATION_HEADER = " step  epoch  top1    top5     loss   checkpoint_time(UTC)"
 EVALUATION_END = "Finished evaluation"
 
+
+def format_versions(python, tensorflow):
+    """The first line of a log: PY3.7.16TF1.15.5."""
+    return "PY{}TF{}".format(python, tensorflow)
+
+
 StepLine = collections.namedtuple("StepLine", "step epoch fps loss total_loss lr batch_time")
 StepLine.__doc__ = """What a line tells.
 

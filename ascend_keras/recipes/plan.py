@@ -43,8 +43,12 @@ CONSTANTS = {
 # Flags that say how long a run is: one on the command line takes the place of the constant, whichever it is.
 LENGTHS = ("max_epochs", "max_train_steps", "epochs", "train_epochs", "epoch", "max_epoch", "step", "max_step")
 CONFIG_FILE = "config.json"
+# Other names of flags that the scripts read themselves, and flags whose values are paths.
+SAME = {"data_dir": "data_path", "log_dir": "output_dir"}
+PATHS = ("data_path", "checkpoint_dir", "modeldir", "data_save_path", "restore_path", "pretrained")
 # Of a training's flags, those that an evaluation of it has its own values for.
 NOT_INHERITED = ("data_path", "output_dir", "mode", "resume", "case_suffix", "bind_core", "eval", "do_checkpoint")
+NOT_INHERITED += ("rank_size", "group_size", "mul_rank_size", "restore_path", "overwrite")
 
 
 def plan(kind, arguments, environ=None):
@@ -59,6 +63,8 @@ def plan(kind, arguments, environ=None):
         return _exit_with(0, help_text(kind))
     try:
         values = parse(arguments, _known_flags())
+        values = collections.OrderedDict((SAME.get(name, name), value) for name, value in values.items())
+        _check_together(kind, values)
         if not values.get("data_path"):
             return _exit_with(1, '[Error] para "data_path" must be config')
         device = environ.get("ASCEND_DEVICE_ID") or "0"
@@ -82,6 +88,23 @@ def plan(kind, arguments, environ=None):
 
 
 # --- the flags ------------------------------------------------------------------------------------------------------
+
+
+def _check_together(kind, values):
+    """Raises UsageError for flags that a script cannot carry out."""
+    problems = []
+    evaluates = values.get("mode") == "evaluate" or _is_true(values.get("eval", ""))
+    if kind != "eval" and evaluates:
+        problems.append("This script trains. Received: --mode=evaluate. Use test/eval_1p.sh with the same folders.")
+    if kind == "eval" and values.get("mode", "evaluate") != "evaluate":
+        problems.append("This script evaluates. Received: --mode={}. Leave it out.".format(values["mode"]))
+    for name in ("resume", "overwrite") if kind == "eval" else ():
+        if _is_true(values.get(name, "")):
+            problems.append("An evaluation leaves the run as it is. Received: --{}. Leave it out.".format(name))
+    if kind != "eval" and _is_true(values.get("resume", "")) and _is_true(values.get("overwrite", "")):
+        problems.append("--overwrite would delete what --resume goes on with. Received: both. Give one of them.")
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
 def _known_flags():
@@ -181,7 +204,7 @@ def _cores_of(device_id):
 def _assignments(kind, device, recipe, reason, output, values):
     overwrite = _is_true(values.pop("overwrite", "false"))
     bind_core = _is_true(values.pop("bind_core", "false"))
-    values["data_path"] = os.path.abspath(values["data_path"])
+    values.update({name: os.path.abspath(values[name]) for name in PATHS if values.get(name)})
     # absl takes the last of several, aliases included.
     flags = ["--{}={}".format(*item) for item in _constants(kind, recipe, values).items()]
     flags += ["--{}={}".format(*item) for item in values.items()]
@@ -193,6 +216,7 @@ def _assignments(kind, device, recipe, reason, output, values):
         ("device", device),
         ("output", output),
         ("overwrite", "yes" if overwrite else ""),
+        ("resume", "yes" if _is_true(values.get("resume", "")) else ""),
         ("cores", _cores_of(int(device)) if bind_core else ""),
     ]
     code = ["{}={}".format(name, shlex.quote(value)) for name, value in lines]
