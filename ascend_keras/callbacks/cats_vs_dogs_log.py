@@ -18,10 +18,10 @@ class CatsVsDogsLog(StepReport):
     """Prints the lines of ModelZoo's cats-vs-dogs AlexNet, and writes its `loss.txt`.
 
         epoch 0 step: 1 step_time 0.050 FPS 2000.00000     every `every` steps; epoch and step count from 0
-        progress : 8.0%  loss :0.653                       every 20 steps: the mean since the last such line
-        train accuracy 61.25                               every epoch, in percent
-        test accuracy 64.10                                every epoch that is validated
-        epoch: 1  batch loss: 0.648  time elapsed: 12.1    in loss.txt, every epoch: the mean of the epoch, and the
+        progress : 8.0%  loss :0.653210                    every 20 steps: the mean since the last such line
+        train accuracy 61.2500                             every epoch, in percent
+        test accuracy 64.1000                              every epoch that is validated
+        epoch: 1  batch loss: 0.648251  time elapsed: 12.100   in loss.txt, every epoch: the mean of the epoch, and the
                                                            seconds since the training began
 
     Losses contain the weight decay. Where the recipe times what lies behind the input queue, this has waiting for input

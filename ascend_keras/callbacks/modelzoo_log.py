@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import os
-import platform
 import sys
 
 from ascend_keras import compat
@@ -37,7 +36,7 @@ class ModelZooLog(StepReport):
     def on_train_begin(self, logs=None):
         """Prints the versions and the header."""
         super().on_train_begin(logs)
-        self._write(lines.format_versions(platform.python_version(), compat.tf.__version__))
+        self._write(lines.format_versions(*compat.versions()))
         self._write(lines.HEADER)
 
     def compiled(self, steps, seconds):

@@ -87,6 +87,7 @@ from ascend_keras.compat.stack import (
     set_seed,
     stack_name,
     tf,
+    versions,
 )
 from ascend_keras.compat.variables import (
     GraphOp,
@@ -173,6 +174,7 @@ __all__ = [
     "take_out",
     "tf",
     "untracked_call",
+    "versions",
     "weight_path",
     "where",
 ]

@@ -1,6 +1,7 @@
 """Which TensorFlow and which Keras are installed, and what about them concerns a whole process."""
 
 import os
+import platform
 import random
 import sys
 
@@ -19,6 +20,11 @@ KERAS3 = KERAS_VERSION.startswith("3.")
 NEW_OPTIMIZERS = not KERAS3 and hasattr(keras.optimizers, "legacy")
 # Keras 3 and tf_keras 2.21 put the best weights back when training ends, older Keras 2 in the epoch that stops it.
 STOPPING_RESTORES_LATE = "best_weights" in keras.callbacks.EarlyStopping.on_train_end.__code__.co_names
+
+
+def versions():
+    """Those of Python and TensorFlow, as texts."""
+    return platform.python_version(), tf.__version__
 
 
 def stack_name():
