@@ -60,7 +60,11 @@ def _add_to_tfrecord(actions: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--on-bad-image", choices=("skip", "error"), default="skip", help="leave out and list (default), or stop"
     )
-    parser.add_argument("--restart", action="store_true", help="delete what an earlier, different run has written")
+    parser.add_argument(
+        "--restart",
+        action="store_true",
+        help="delete all that an earlier run has written, finished files too, and begin anew",
+    )
     parser.set_defaults(run=_to_tfrecord)
 
 
@@ -93,7 +97,7 @@ def _to_tfrecord(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on with the missing files.", file=sys.stderr)
         return 130
-    print(
+    _print(
         "{:,} images of {:,} classes in {:,} files, {:,} of them written now; {:,} images left out{}".format(
             summary.images,
             summary.classes,
@@ -115,8 +119,14 @@ def _check(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    print(json.dumps(check.as_json(findings), indent=2) if arguments.json else check.text(findings))
+    _print(json.dumps(check.as_json(findings), indent=2) if arguments.json else check.text(findings))
     return 0 if check.is_whole(findings) else 1
+
+
+def _print(text: str) -> None:
+    """Prints; what stdout cannot encode, such as file names that are not UTF-8, becomes an escape like \\udce9."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 @contextlib.contextmanager

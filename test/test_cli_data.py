@@ -81,6 +81,28 @@ def test_broken_images_are_named_and_the_status_is_1(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("ascend-keras: An image cannot be used.")
 
 
+def test_names_that_are_not_utf8_are_printed_with_escapes(tmp_path, capsys):
+    folder = tmp_path / "source" / "a"
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    assert cli.main(["data", "check", str(tmp_path / "source")]) == 1
+    assert "  broken: a/caf\\udce9.jpg: the file is empty" in capsys.readouterr().out.splitlines()
+
+
+def test_restart_says_that_finished_files_go(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["data", "to-tfrecord", "--help"])
+    help_of_restart = " ".join(capsys.readouterr().out.split("--restart")[-1].split())
+    assert help_of_restart == "delete all that an earlier run has written, finished files too, and begin anew"
+
+
+def test_a_seed_that_numpy_does_not_take(tmp_path, capsys):
+    assert cli.main(["data", "to-tfrecord", str(tmp_path), str(tmp_path / "out"), "--seed=-1"]) == 1
+    assert capsys.readouterr().err == (
+        "ascend-keras: `seed` must be a whole number from 0 to 4294967295. Received: seed=-1. Give another.\n"
+    )
+
+
 def test_a_source_that_is_not_there(tmp_path, capsys):
     assert cli.main(["data", "to-tfrecord", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("ascend-keras: There is no such folder.")
@@ -123,7 +145,15 @@ def test_killed_by_another_process_and_started_again(straight, tmp_path):
     assert contents(output) == expected
 
 
-def test_ctrl_c_says_how_to_go_on(straight, tmp_path):
+@pytest.fixture
+def interruptible():
+    """A shell's background job, which the tests may be, ignores Ctrl-C, and its children inherit that."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+def test_ctrl_c_says_how_to_go_on(straight, tmp_path, interruptible):
     source, expected = straight
     output = str(tmp_path / "out")
     process = start(source, output, stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)

@@ -4,6 +4,7 @@ import io
 
 import pytest
 
+from ascend_keras.compat import files, tf
 from ascend_keras.data import parallel, progress
 
 
@@ -55,3 +56,19 @@ def test_progress_can_be_silent():
     bar.step(2)
     bar.close()
     assert (stream.getvalue(), bar.done) == ("", 2)
+
+
+def test_threads_that_silence_tensorflow_leave_its_verbosity_as_it_was():
+    logging = tf.compat.v1.logging
+    before, seen = logging.get_verbosity(), []
+    logging.set_verbosity(logging.INFO)
+    first, second = files._silent(), files._silent()
+    try:
+        for step in (first.__enter__, second.__enter__, lambda: first.__exit__(None, None, None)):
+            step()
+            seen.append(logging.get_verbosity())
+        second.__exit__(None, None, None)
+        assert seen == [logging.ERROR] * 3
+        assert logging.get_verbosity() == logging.INFO
+    finally:
+        logging.set_verbosity(before)

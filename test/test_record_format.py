@@ -1,11 +1,13 @@
 """The framing of TFRecord files and its checksum."""
 
+import os
+
 import numpy as np
 import pytest
 from tfrecord_folders import read
 
 from ascend_keras.compat import tf
-from ascend_keras.data import record_format
+from ascend_keras.data import image_check, record_format
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,11 @@ def test_walk_stops_where_the_file_ends_inside_of_a_record(records, kept):
         file.truncate(kept)
     *_, last = record_format.walk(path)
     assert last[2].startswith("the file ends inside of the record")
+
+
+def test_names_keep_their_bytes():
+    image = image_check.Image(b"", 1, 1)
+    name, synset = os.fsdecode(b"caf\xe9.jpg"), os.fsdecode(b"K\xe4se")
+    features = record_format.imagenet_features(image, 1, name, synset, "caf\u00e9")
+    keys = ("image/filename", "image/class/synset", "image/class/text")
+    assert [features[key] for key in keys] == [[b"caf\xe9.jpg"], [b"K\xe4se"], [b"caf\xc3\xa9"]]

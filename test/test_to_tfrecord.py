@@ -117,6 +117,42 @@ def test_labels_boxes_and_words_reach_the_records(photographs, tmp_path):
     assert found[boxed]["image/object/bbox/label"] == found[boxed]["image/class/label"] * 2
 
 
+def test_boxes_of_images_with_the_same_name_in_two_folders(tmp_path):
+    source, out = str(tmp_path / "source"), str(tmp_path / "out")
+    for name in ("a", "b"):
+        image_files.make_photographs(tmp_path / "made", classes=1, per_class=1, names=[name])
+        os.makedirs(os.path.join(source, name))
+        os.rename(str(tmp_path / "made" / name / (name + "_0000.jpg")), os.path.join(source, name, "1.jpg"))
+    boxes = write_lines(tmp_path / "boxes.csv", ["1.jpg,0,0,1,1"])
+    with pytest.raises(ValueError, match="1 names are those of several images, such as 1.jpg: a/1.jpg, b/1.jpg. Rec"):
+        to_tfrecord(source, out, boxes=boxes)
+    boxes = write_lines(tmp_path / "boxes.csv", ["b/1.jpg,0,0,0.5,1"])
+    to_tfrecord(source, out, boxes=boxes)
+    found = {example["image/class/synset"][0]: example["image/object/bbox/xmax"] for example in examples(out)}
+    assert found == {b"a": [], b"b": [0.5]}
+
+
+# --- ugly names -------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_any_bytes_are_kept(tmp_path):
+    [path], _ = image_files.make_photographs(tmp_path / "s", classes=1, per_class=1, names=["a"])
+    folder = os.path.join(os.fsencode(str(tmp_path / "s")), b"K\xe4se")
+    os.rename(os.path.dirname(path), folder)
+    os.rename(os.path.join(folder, b"a_0000.jpg"), os.path.join(folder, b"caf\xe9.jpg"))
+    with open(os.path.join(folder, b"br\xf6ken\n.jpg"), "wb"):
+        pass
+    out = os.fsdecode(os.path.join(os.fsencode(str(tmp_path)), b"ausk\xfcnfte"))
+    for written in (1, 0):
+        assert to_tfrecord(str(tmp_path / "s"), out).written == written
+    [example] = examples(out)
+    assert (example["image/filename"], example["image/class/synset"]) == ([b"caf\xe9.jpg"], [b"K\xe4se"])
+    found = contents(out)
+    assert found["train.classes.txt"] == b"K\xe4se\n"
+    assert found["train.skipped.txt"] == b"K\xe4se/br\xf6ken\\n.jpg\tthe file is empty\n"
+    assert to_tfrecord(str(tmp_path / "s"), out, "validation").classes == 1  # reads train.classes.txt
+
+
 # --- ugly files -------------------------------------------------------------------------------------------------------
 
 
@@ -197,3 +233,16 @@ def test_a_bad_image_can_be_an_error(tmp_path):
         "--on-bad-image=skip".format(bad)
     )
     assert to_tfrecord(str(tmp_path / "source"), str(tmp_path / "out")).images == 2
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_image(tmp_path):
+    image_files.make_photographs(tmp_path / "source", classes=1, per_class=2, names=["a"])
+    link = tmp_path / "source" / "a" / "link.jpg"
+    link.symlink_to(tmp_path / "target.jpg")
+    with pytest.raises(ValueError, match="link.jpg: the link leads nowhere. Leave such images out"):
+        to_tfrecord(str(tmp_path / "source"), str(tmp_path / "strict"), on_bad_image="error")
+    summary = to_tfrecord(str(tmp_path / "source"), str(tmp_path / "out"))
+    assert (summary.images, summary.skipped) == (2, [("a/link.jpg", "the link leads nowhere")])
+    (tmp_path / "target.jpg").write_bytes(b"12345")
+    with pytest.raises(ValueError, match="\n  size was 0 bytes, is 5: a/link.jpg\n"):
+        to_tfrecord(str(tmp_path / "source"), str(tmp_path / "out"))

@@ -93,6 +93,22 @@ def test_other_settings_are_named(own_photographs, tmp_path, changes, line):
     assert line in str(caught.value).splitlines()
 
 
+def test_shards_that_left_out_images_are_no_start_for_a_strict_run(own_photographs, tmp_path):
+    strict = begin_then(own_photographs, tmp_path, on_bad_image="error")
+    with pytest.raises(ValueError) as caught:
+        strict()
+    assert str(caught.value).splitlines()[1] == "  on_bad_image: was skip, is error"
+
+
+def test_a_strict_run_may_go_on_leaving_out_images_and_not_back(own_photographs, tmp_path):
+    def run(on_bad_image):
+        return to_tfrecord(own_photographs, str(tmp_path / "out"), shards=2, on_bad_image=on_bad_image).written
+
+    assert [run("error"), run("error"), run("skip")] == [2, 0, 0]
+    with pytest.raises(ValueError, match="on_bad_image: was skip, is error"):
+        run("error")
+
+
 def test_restart_leaves_nothing_of_the_other_run(own_photographs, tmp_path):
     begin_then(own_photographs, tmp_path, shards=3, restart=True)()
     to_tfrecord(own_photographs, str(tmp_path / "straight"), shards=3)
@@ -154,11 +170,20 @@ def test_boxes_of_other_images(photographs, tmp_path):
         to_tfrecord(photographs[0], str(tmp_path / "out"), boxes=boxes)
 
 
+SEEDS = "`seed` must be a whole number from 0 to 4294967295. Received: seed={}. Give another."
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({"shards": 0}, "`shards` must be 1 or more. Received: shards=0."),
         ({"workers": -1}, "`workers` must be 1 or more. Received: workers=-1."),
+        ({"seed": -1}, "`seed` must be a whole number from 0 to 4294967295. Received: seed=-1. Give another."),
+        (
+            {"seed": 2**32},
+            "`seed` must be a whole number from 0 to 4294967295. Received: seed=4294967296. Give another.",
+        ),
+        ({"seed": 0.5}, "`seed` must be a whole number from 0 to 4294967295. Received: seed=0.5. Give another."),
         ({"split": "a/b"}, "`split` is the beginning of file names. Received: split='a/b'."),
         ({"on_bad_image": "ignore"}, '`on_bad_image` is "skip" or "error". Received: on_bad_image=\'ignore\'.'),
     ],
@@ -173,30 +198,32 @@ def test_wrong_arguments(photographs, tmp_path, arguments, message):
 # Children are forked before TensorFlow has threads, so that many can be killed in little time. Each is killed when it
 # is about to do something for the n-th time, or has just done it.
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from ascend_keras.data import image_check, tfrecord_writer
 from ascend_keras.data.to_tfrecord import to_tfrecord
 
 source, output = sys.argv[1:]
 
 def kill_at(owner, name, number, after):
-    real, calls = getattr(owner, name), []
+    real, calls, lock = getattr(owner, name), [], threading.Lock()
     def patched(*arguments):
-        calls.append(name)
-        if len(calls) == number and not after:
+        with lock:
+            calls.append(name)
+            call = len(calls)
+        if call == number and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(*arguments)
-        if len(calls) == number:
+        if call == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
     setattr(owner, name, patched)
 
-def run(folder, point=None):
+def run(folder, point=None, workers=1):
     child = os.fork()
     if not child:
         if point:
             kill_at(*point)
-        to_tfrecord(source, folder, shards=3, workers=1)
+        to_tfrecord(source, folder, shards=3, workers=workers)
         os._exit(0)
     return os.waitpid(child, 0)[1]
 
@@ -208,9 +235,11 @@ assert run(output + "/straight") == 0
 points = [(os, "replace", number, False) for number in range(1, 10)] + [(os, "replace", 3, True)]
 points += [(image_check.ImageChecker, "as_rgb_jpeg", number, False) for number in (1, 12)]
 points += [(tfrecord_writer, "sync", number, False) for number in (1, 3)]
-for index, point in enumerate(points):
+many = [(os, "replace", number, number % 2) for number in (3, 4, 6)]
+many += [(image_check.ImageChecker, "as_rgb_jpeg", 7, False)]
+for index, (point, workers) in enumerate([(point, 1) for point in points] + [(point, 3) for point in many]):
     folder = "{}/{}".format(output, index)
-    assert run(folder, point) == signal.SIGKILL, point
+    assert run(folder, point, workers) == signal.SIGKILL, point
     assert run(folder) == 0, point
     assert contents(folder) == contents(output + "/straight"), point
     assert sorted(os.listdir(folder + "/.train.work")) == sorted(os.listdir(output + "/straight/.train.work")), point
@@ -219,7 +248,7 @@ for point in [(image_check.ImageChecker, "as_rgb_jpeg", 3, False)] + [(os, "repl
     assert run(output + "/often", point) == signal.SIGKILL, point
 assert run(output + "/often") == 0
 assert contents(output + "/often") == contents(output + "/straight")
-print("killed", len(points))
+print("killed", len(points), len(many))
 """
 
 
@@ -237,7 +266,7 @@ def test_killed_at_any_moment_the_next_run_ends_with_the_same_bytes(photographs,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "killed 14\n"
+    assert done.stdout == "killed 14 4\n"
     stored = sorted(by_name(str(tmp_path / "straight")))
     assert len(stored) == 13
     assert read(str(tmp_path / "straight" / "train.skipped.txt")).startswith(b"bad/broken.jpg\t")

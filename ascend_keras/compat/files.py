@@ -1,6 +1,8 @@
 """Graphs and record files for tools that run outside of any training."""
 
 import contextlib
+import os
+import threading
 
 from ascend_keras.compat.stack import tf
 
@@ -35,15 +37,35 @@ def host_function(function, threads=1):
 def read_records(path):
     """Iterates over the records of a TFRecord file as bytes; a wrong checksum raises `tf.errors.DataLossError`."""
     with _silent():
-        return tf.compat.v1.io.tf_record_iterator(path)
+        # TensorFlow would encode a path as UTF-8, whatever its bytes on the disk are.
+        return tf.compat.v1.io.tf_record_iterator(os.fsencode(path))
 
 
-@contextlib.contextmanager
-def _silent():
-    """Keeps TensorFlow from recommending other functions, which another of our stacks lacks."""
-    former = tf.compat.v1.logging.get_verbosity()
-    tf.compat.v1.logging.set_verbosity(tf.compat.v1.logging.ERROR)
-    try:
-        yield
-    finally:
-        tf.compat.v1.logging.set_verbosity(former)
+class _Silence:
+    """Keeps TensorFlow from recommending other functions, which another of our stacks lacks.
+
+    The verbosity is one for all threads: the first that enters lowers it, the last that leaves puts it back.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._inside, self._former = 0, None
+
+    @contextlib.contextmanager
+    def __call__(self):
+        logging = tf.compat.v1.logging
+        with self._lock:
+            if not self._inside:
+                self._former = logging.get_verbosity()
+                logging.set_verbosity(logging.ERROR)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    logging.set_verbosity(self._former)
+
+
+_silent = _Silence()

@@ -5,27 +5,28 @@ every byte, or notice that the source is no longer what it was.
 """
 
 import collections
-import csv
 import hashlib
 import os
-import re
 
 import numpy as np
 
 from ascend_keras.data.image_folder import ENDINGS
+from ascend_keras.data.name_lists import labels_from_file, read_classes, survives_a_list
 
 FORMAT = "ascend_keras to-tfrecord plan"
-VERSION = 1
+VERSION = 2
 # Shards of this size are read at full speed from any disk, and 8 ranks with 8 readers each have one apiece in ImageNet.
 _SHARD_BYTES = 128 * 2**20
 _MOST_SHARDS = 1024
 _NAMED = 10
+# Size and time of a link that leads nowhere; the writer counts it among the bad images.
+DANGLING = (0, 0)
 
 File = collections.namedtuple("File", "path size mtime_ns label")
 File.__doc__ = "An image: path below the source, size in bytes, time of change in ns, label from 0 on."
 
 
-def make(source, split="train", shards=None, seed=0, classes=None, labels=None, boxes=None):
+def make(source, split="train", shards=None, seed=0, classes=None, labels=None, boxes=None, on_bad_image="skip"):
     """Plans the shards of a folder of images.
 
     Args:
@@ -37,8 +38,10 @@ def make(source, split="train", shards=None, seed=0, classes=None, labels=None, 
         classes: file with the name of a class per line, the first being label 1; words about it may follow, after a
             tab, or after a space where the name is a synset like n01440764. None takes the sorted names.
         labels: file with "name label" per line, the label being the name of a class, or with the label alone, line by
-            line for the sorted file names. With `classes`, a number counts the lines of that file from 0 on.
+            line for the sorted file names. With `classes`, a number counts the lines of that file from 0 on. Name and
+            label are parted by a tab or a comma, or else by the last blank. See `name_lists.match_names` for the names.
         boxes: CSV file of lines "name,xmin,ymin,xmax,ymax" in fractions of width and height.
+        on_bad_image: what the run does with an image that cannot be decoded, "skip" or "error".
 
     Returns:
         A dict of JSON values; see `shard_of` for its use.
@@ -67,6 +70,7 @@ def make(source, split="train", shards=None, seed=0, classes=None, labels=None, 
         "classes": table,
         "texts": texts,
         "boxes": hash_file(boxes) if boxes else None,
+        "on_bad_image": on_bad_image,
         "files": [list(files[index]) for index in order],
     }
 
@@ -103,6 +107,9 @@ def differences(former, present):
         for key in ("split", "seed", "shards", "boxes")
         if former[key] != present[key]
     ]
+    # The other way round nothing is amiss: shards of a run that stops at a bad image have left out none.
+    if (former["on_bad_image"], present["on_bad_image"]) == ("skip", "error"):
+        lines.append("on_bad_image: was skip, is error")
     if (former["classes"], former["texts"]) != (present["classes"], present["texts"]):
         lines.append("classes: were {}, are {}".format(short(former["classes"]), short(present["classes"])))
     was, now = ({row[0]: row for row in plan["files"]} for plan in (former, present))
@@ -144,7 +151,17 @@ def split_folder(source, split):
 
 def scan(root):
     """All images below a folder as tuples of path below it, size and time of change, sorted by path."""
-    return sorted((path, status.st_size, status.st_mtime_ns) for path, status in _images(root, os.stat))
+    return sorted((path,) + status for path, status in _images(root, _size_and_time))
+
+
+def _size_and_time(entry):
+    try:
+        status = os.stat(entry)
+    except FileNotFoundError:
+        if not entry.is_symlink():
+            raise
+        return DANGLING
+    return status.st_size, status.st_mtime_ns
 
 
 def image_paths(root):
@@ -191,6 +208,13 @@ def _check(root, found, names, table, may_be_empty):
             "{:,} images are in no class folder, such as {}. Received: source={!r}. Put them into folders named after "
             "their classes, or say with --labels what they are.".format(len(loose), loose[0], root)
         )
+    problems += _class_problems(root, found, names, table, may_be_empty)
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _class_problems(root, found, names, table, may_be_empty):
+    problems = []
     empty = sorted(set(table) - set(names))
     if found and empty and not may_be_empty:
         problems.append(
@@ -198,125 +222,19 @@ def _check(root, found, names, table, may_be_empty):
                 len(empty), ", ".join(empty[:_NAMED]), root
             )
         )
+    unfit = [name for name in table if name and not survives_a_list(name)]
+    if unfit:
+        problems.append(
+            "{} names of classes have line breaks, tabs, or blanks at their ends, which a list of classes cannot hold: "
+            "{}. Received: source={!r}. Rename them.".format(len(unfit), ", ".join(map(repr, unfit[:_NAMED])), root)
+        )
     unknown = sorted(set(names) - set(table) - {""})
     if unknown:
         problems.append(
             "{} classes of the images are not in the list of classes: {}. Add them to the file, or leave out "
             "--classes.".format(len(unknown), ", ".join(unknown[:_NAMED]))
         )
-    if problems:
-        raise ValueError("\n".join(problems))
-
-
-# --- lists that come with a data set ---------------------------------------------------------------------------------
-
-
-def read_classes(path):
-    """Reads a list of classes: their names, and what is said about them, or an empty list if nothing is."""
-    names, texts = [], []
-    for line in _lines(path):
-        match = re.match(r"([^\t]+)\t(.*)$|(n\d{8}) +(.*)$", line)
-        groups = [group for group in match.groups() if group is not None] if match else [line, ""]
-        names.append(groups[0].strip())
-        texts.append(groups[1].strip())
-    twice = sorted(name for name, count in collections.Counter(names).items() if count > 1)
-    if twice or not names:
-        what = "names classes twice: {}".format(", ".join(twice[:_NAMED])) if twice else "is empty"
-        raise ValueError("The list of classes {}. Received: classes={!r}.".format(what, str(path)))
-    return names, texts if any(texts) else []
-
-
-def labels_from_file(path, files, table=None):
-    """The names of the classes of files, from a list.
-
-    Args:
-        path: the list; see `make`.
-        files: paths below the source, sorted.
-        table: names of the classes, or None if the labels are to tell.
-    """
-    rows = [re.split(r"[,\s]+", line.strip()) for line in _lines(path)]
-    wrong = [number for number, row in enumerate(rows, 1) if len(row) > 2 or len(row) != len(rows[0])]
-    if wrong or not rows:
-        raise ValueError(
-            "A line of the labels has a name and a label, or the label alone. Received: labels={!r}, {}.".format(
-                str(path), "line {}".format(wrong[0]) if wrong else "an empty file"
-            )
-        )
-    values = _class_names(path, [row[-1] for row in rows], table)
-    if len(rows[0]) == 2:
-        return _labels_by_name(path, dict(zip((row[0] for row in rows), values)), files)
-    if len(values) != len(files):
-        raise ValueError(
-            "There must be a label for each image. Received: labels={!r} with {:,} lines, {:,} images.".format(
-                str(path), len(values), len(files)
-            )
-        )
-    return values
-
-
-def _class_names(path, values, table):
-    if not all(re.match(r"\d+$", value) for value in values) or (table and set(values) <= set(table)):
-        return values
-    if not table:
-        raise ValueError(
-            "The labels are numbers, and nothing says of what. Received: labels={!r}. Give the names of the classes in "
-            "the order of the numbers, from 0 on, with --classes.".format(str(path))
-        )
-    outside = [value for value in values if int(value) >= len(table)]
-    if outside:
-        raise ValueError(
-            "The labels count the {} classes from 0 on, and {} is too large. Received: labels={!r}.".format(
-                len(table), outside[0], str(path)
-            )
-        )
-    return [table[int(value)] for value in values]
-
-
-def _labels_by_name(path, label_of, files):
-    known = {}
-    for file in files:
-        base = os.path.basename(file)
-        keys = [file, base, os.path.splitext(base)[0]]
-        known[file] = next((label_of[key] for key in keys if key in label_of), None)
-    missing = [file for file in files if known[file] is None]
-    if missing:
-        raise ValueError(
-            "{:,} images have no label, such as {}. Received: labels={!r}.".format(len(missing), missing[0], str(path))
-        )
-    return [known[file] for file in files]
-
-
-def read_boxes(path):
-    """Reads bounding boxes: a dict from file name to a list of (ymin, xmin, ymax, xmax)."""
-    boxes = collections.defaultdict(list)
-    with open(path, newline="") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            try:
-                name, corners = row[0].strip(), [float(value) for value in row[1:]]
-                xmin, ymin, xmax, ymax = corners
-            except (IndexError, ValueError):
-                if number == 1:
-                    continue  # the names of the columns
-                raise ValueError(
-                    "A line of the boxes is name,xmin,ymin,xmax,ymax. Received: boxes={!r}, line {}: {}".format(
-                        str(path), number, ",".join(row)
-                    )
-                ) from None
-            if not (0 <= xmin <= xmax <= 1 and 0 <= ymin <= ymax <= 1):
-                raise ValueError(
-                    "A box is in fractions of width and height, the lower corner first. Received: boxes={!r}, "
-                    "line {}: {}".format(str(path), number, ",".join(row))
-                )
-            boxes[name].append((ymin, xmin, ymax, xmax))
-    return dict(boxes)
-
-
-def _lines(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [line.rstrip("\r\n") for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError("The file is no text in UTF-8 ({}). Received: {!r}.".format(error, str(path))) from None
+    return problems
 
 
 def hash_file(path):

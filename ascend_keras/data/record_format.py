@@ -11,6 +11,7 @@ An example has the features by which TensorFlow's "slim" models know ImageNet:
     image/object/bbox/xmin, xmax, ymin, ymax (fractions of width and height), image/object/bbox/label
 """
 
+import os
 import struct
 
 import numpy as np
@@ -168,7 +169,7 @@ def imagenet_features(image, label, name, synset="", text="", boxes=()):
     Args:
         image: an `image_check.Image` of a JPEG.
         label: 1-based class number.
-        name: file name, without folders.
+        name: file name, without folders; its bytes are those on the disk, whatever they encode.
         synset: name of the class, such as n01440764.
         text: the class in words.
         boxes: (ymin, xmin, ymax, xmax) of each box, in 0..1.
@@ -180,10 +181,10 @@ def imagenet_features(image, label, name, synset="", text="", boxes=()):
         "image/channels": [3],
         "image/height": [image.height],
         "image/width": [image.width],
-        "image/filename": [name.encode("utf-8")],
+        "image/filename": [os.fsencode(name)],
         "image/class/label": [label],
-        "image/class/synset": [synset.encode("utf-8")],
-        "image/class/text": [text.encode("utf-8")],
+        "image/class/synset": [synset.encode("utf-8", "surrogateescape")],
+        "image/class/text": [text.encode("utf-8", "surrogateescape")],
         "image/object/bbox/label": [label] * len(boxes),
     }
     for index, key in enumerate(BOX_KEYS):

@@ -19,7 +19,7 @@ class ShardWriter:
         output: folder of the shards.
         work: folder for what is not finished, on the same disk as `output`.
         plan_: the plan, see `ascend_keras.data.plan`.
-        boxes: dict from file name to a list of (ymin, xmin, ymax, xmax).
+        boxes: dict from the path of an image below `root` to a list of (ymin, xmin, ymax, xmax).
         checker: an `image_check.ImageChecker`.
         on_bad_image: "skip" or "error".
         on_image: is called after each image; what it raises ends the shard.
@@ -58,7 +58,7 @@ class ShardWriter:
         aside = os.path.join(self._work, plan.shard_name(self._plan, number) + ".part")
         written, skipped = 0, []
         try:
-            with tf.io.TFRecordWriter(aside) as writer:
+            with tf.io.TFRecordWriter(os.fsencode(aside)) as writer:
                 for file in plan.shard_of(self._plan, number):
                     try:
                         writer.write(self._example(file))
@@ -78,6 +78,8 @@ class ShardWriter:
 
     def _example(self, file):
         path = os.path.join(self._root, file.path)
+        if (file.size, file.mtime_ns) == plan.DANGLING and os.path.islink(path) and not os.path.exists(path):
+            raise image_check.BadImageError("the link leads nowhere")
         with open(path, "rb") as stream:
             status = os.fstat(stream.fileno())
             content = stream.read()
@@ -85,14 +87,13 @@ class ShardWriter:
             raise ChangedSourceError("The file has changed since the plan was made. Received: {!r}.".format(path))
         image = self._checker.as_rgb_jpeg(content)
         texts = self._plan["texts"]
-        name = os.path.basename(file.path)
         features = record_format.imagenet_features(
             image,
             file.label + 1,
-            name,
+            os.path.basename(file.path),
             synset=self._plan["classes"][file.label],
             text=texts[file.label] if texts else "",
-            boxes=self._boxes.get(name, ()),
+            boxes=self._boxes.get(file.path, ()),
         )
         return record_format.serialize(features)
 
@@ -105,9 +106,12 @@ class ShardWriter:
 
 
 def write_aside(path, text):
-    """Writes a small text file that is whole, and on the disk, once it has its name."""
+    """Writes a small text file that is whole, and on the disk, once it has its name.
+
+    File names in it keep their bytes, of whatever encoding.
+    """
     aside = path + ".tmp"
-    with open(aside, "w", encoding="utf-8") as file:
+    with open(aside, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

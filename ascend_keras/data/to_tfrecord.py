@@ -16,7 +16,7 @@ import gzip
 import json
 import os
 
-from ascend_keras.data import image_check, parallel, plan, progress, tfrecord_writer
+from ascend_keras.data import image_check, name_lists, parallel, plan, progress, tfrecord_writer
 
 __all__ = ["Summary", "to_tfrecord"]
 
@@ -46,7 +46,8 @@ def to_tfrecord(
         output: folder of the shards; is made if there is none.
         workers: number of threads; None takes one per CPU of this process.
         on_bad_image: "skip" leaves out images that cannot be decoded and lists them, "error" stops at the first.
-        restart: deletes what an earlier run with another plan has left.
+            A run that began with "skip" does not go on with "error".
+        restart: deletes what an earlier run has written, finished shards too, and begins anew.
         show: whether to show the progress on stderr.
 
     Returns:
@@ -57,10 +58,10 @@ def to_tfrecord(
         OSError: a file cannot be read or written.
         RuntimeError: another process is at work in `output`.
     """
-    _check_arguments(split, shards, workers, on_bad_image)
+    _check_arguments(split, shards, workers, seed, on_bad_image)
     root = plan.split_folder(source, split)
     _check_output(root, output)
-    planned = plan.make(source, split, shards, seed, classes, labels, boxes)
+    planned = plan.make(source, split, shards, seed, classes, labels, boxes, on_bad_image)
     box_table = _read_boxes(boxes, planned)
     _compare_classes(planned, output)
     work = os.path.join(output, ".{}.work".format(split))
@@ -72,13 +73,17 @@ def to_tfrecord(
     return Summary(sum(note["images"] for note in notes), len(planned["classes"]), len(notes), written, skipped)
 
 
-def _check_arguments(split, shards, workers, on_bad_image):
+def _check_arguments(split, shards, workers, seed, on_bad_image):
     problems = []
     if not split or os.sep in split or split.startswith("."):
         problems.append("`split` is the beginning of file names. Received: split={!r}.".format(split))
     for name, value in (("shards", shards), ("workers", workers)):
         if value is not None and value < 1:
             problems.append("`{0}` must be 1 or more. Received: {0}={1!r}.".format(name, value))
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        problems.append(
+            "`seed` must be a whole number from 0 to 4294967295. Received: seed={!r}. Give another.".format(seed)
+        )
     if on_bad_image not in ("skip", "error"):
         problems.append('`on_bad_image` is "skip" or "error". Received: on_bad_image={!r}.'.format(on_bad_image))
     if problems:
@@ -96,14 +101,15 @@ def _check_output(root, output):
 def _read_boxes(path, planned):
     if not path:
         return {}
-    boxes = plan.read_boxes(path)
-    if not any(os.path.basename(row[0]) in boxes for row in planned["files"]):
+    given = name_lists.read_boxes(path)
+    names = name_lists.match_names(given, [row[0] for row in planned["files"]], "boxes={!r}".format(str(path)))
+    if not names:
         raise ValueError(
             "No box is of any of the images. Received: boxes={!r}, which names {}; images such as {}.".format(
-                str(path), next(iter(boxes), "none"), os.path.basename(planned["files"][0][0])
+                str(path), next(iter(given), "none"), os.path.basename(planned["files"][0][0])
             )
         )
-    return boxes
+    return {file: given[name] for file, name in names.items()}
 
 
 def _compare_classes(planned, output):
@@ -112,7 +118,7 @@ def _compare_classes(planned, output):
     for name in sorted(os.listdir(output)) if os.path.isdir(output) else ():
         path = os.path.join(output, name)
         if name.endswith(ending) and name != planned["split"] + ending:
-            classes = plan.read_classes(path)[0]
+            classes = name_lists.read_classes(path)[0]
             if classes != planned["classes"]:
                 raise ValueError(
                     "The splits do not have the same classes. Received: split={!r} with {}, and {} with {}. Give the "
@@ -156,6 +162,7 @@ def _agree(planned, output, work, restart):
         _clear(former, output, work)
     if former is None or restart:
         _refuse_foreign(planned, output)
+    if former != planned or restart:
         _keep_plan(path, planned)
 
 
@@ -236,8 +243,11 @@ def _finish(planned, output, notes):
     sums = ["{}  {}".format(note["sha256"], plan.shard_name(planned, number)) for number, note in enumerate(notes)]
     skipped = sorted(tuple(entry) for note in notes for entry in note["skipped"])
     texts = planned["texts"] or [""] * len(planned["classes"])
-    classes = [(name + "\t" + text).rstrip("\t") for name, text in zip(planned["classes"], texts)]
-    lists = {"classes.txt": classes, "skipped.txt": ["\t".join(entry) for entry in skipped], "sha256": sums}
+    lists = {
+        "classes.txt": [name_lists.class_line(name, text) for name, text in zip(planned["classes"], texts)],
+        "skipped.txt": ["{}\t{}".format(name_lists.one_line(path), reason) for path, reason in skipped],
+        "sha256": sums,
+    }
     for name, lines in lists.items():
         path = os.path.join(output, "{}.{}".format(split, name))
         if lines:
