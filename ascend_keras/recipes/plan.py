@@ -47,10 +47,8 @@ CONFIG_FILE = "config.json"
 SAME = {"data_dir": "data_path", "log_dir": "output_dir"}
 PATHS = ("data_path", "checkpoint_dir", "modeldir", "data_save_path", "restore_path", "pretrained")
 # Of a training's flags, those that an evaluation of it has its own values for.
-NOT_INHERITED = frozenset(
-    "data_path output_dir mode resume case_suffix bind_core eval do_checkpoint rank_size mul_rank_size "
-    "restore_path".split()
-)
+NOT_INHERITED = ["data_path", "output_dir", "mode", "resume", "case_suffix", "bind_core", "eval", "do_checkpoint"]
+NOT_INHERITED += ["rank_size", "mul_rank_size", "restore_path"]
 
 
 def plan(kind, arguments, environ=None):
