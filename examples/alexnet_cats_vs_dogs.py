@@ -10,13 +10,13 @@ import image_recipes
 from absl import flags
 from image_run import Run
 
-from ascend_keras import NPUTrainer, callbacks, optimizers
+from ascend_keras import callbacks, optimizers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch_size", 100, "images per step and device", lower_bound=1)
 flags.DEFINE_alias("batch", "batch_size")
 flags.DEFINE_integer("image_size", 227, "side of the images that the network sees, in pixels", lower_bound=67)
-flags.DEFINE_float("learning_rate", 0.001, "learning rate at the start, times the number of devices", lower_bound=0.0)
+flags.DEFINE_float("learning_rate", 0.001, "learning rate at the start, times the number of devices", lower_bound=1e-9)
 flags.DEFINE_alias("lr", "learning_rate")
 flags.DEFINE_integer("epoch", 1, "epochs of the run", lower_bound=1)
 flags.DEFINE_alias("epochs", "epoch")
@@ -74,8 +74,9 @@ def resolve(ranks=1):
 
 def main():
     config = resolve(common.ranks())
-    with NPUTrainer(**config["trainer"]) as trainer:
-        run = Run(NETWORK, trainer, config, *image_recipes.open_images(config))
+    with image_recipes.open_trainer(config) as trainer:
+        images = image_recipes.open_images(config, trainer.settings.cluster.rank or 0)
+        run = Run(NETWORK, trainer, config, *images)
         common.write_config("alexnet_cats_vs_dogs", config, run.is_main)
         run.compile(lambda _: optimizers.Momentum(**config["optimizer"]))
         if not run.training:

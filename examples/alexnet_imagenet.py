@@ -10,16 +10,18 @@ import image_recipes
 from absl import flags
 from image_run import Run
 
-from ascend_keras import NPUTrainer, callbacks, optimizers, schedules
+from ascend_keras import callbacks, optimizers, schedules
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch_size", 128, "images per step and device", lower_bound=1)
 flags.DEFINE_alias("batch", "batch_size")
 flags.DEFINE_integer("image_size", 224, "side of the images that the network sees, in pixels", lower_bound=63)
-flags.DEFINE_integer("num_classes", None, "number of classes; None: as the data has, 1000 for synthetic images")
+flags.DEFINE_integer(
+    "num_classes", None, "number of classes; None: as the data has, 1000 for synthetic images", lower_bound=1
+)
 flags.DEFINE_enum("alexnet_version", "he_uniform", ["he_uniform", "xavier", "he_uniform_custom"], "how kernels begin")
 flags.DEFINE_alias("version", "alexnet_version")
-flags.DEFINE_float("lr", 0.06, "highest learning rate; it is not scaled by the number of devices", lower_bound=0.0)
+flags.DEFINE_float("lr", 0.06, "highest learning rate; it is not scaled by the number of devices", lower_bound=1e-9)
 flags.DEFINE_alias("learning_rate", "lr")
 flags.DEFINE_integer("warmup_epochs", 5, "epochs in which the learning rate rises", lower_bound=0)
 flags.DEFINE_integer("max_epochs", 150, "epochs of the run and of its learning rates", lower_bound=1)
@@ -29,7 +31,9 @@ flags.DEFINE_integer("max_train_steps", None, "end after exactly this step; the 
 flags.DEFINE_alias("max_step", "max_train_steps")
 flags.DEFINE_float("momentum", 0.9, "momentum", lower_bound=0.0, upper_bound=0.999999)
 flags.DEFINE_boolean("use_nesterov", True, "Nesterov's momentum")
-flags.DEFINE_float("label_smoothing", 0.1, "share of each label that is spread over all classes", lower_bound=0.0)
+flags.DEFINE_float(
+    "label_smoothing", 0.1, "share of each label that is spread over all classes", lower_bound=0.0, upper_bound=1.0
+)
 flags.DEFINE_float("weight_decay", 1e-4, "L2 over all variables", lower_bound=0.0)
 flags.DEFINE_float("color_jitter", 0.0, "strength of random brightness, contrast and saturation", lower_bound=0.0)
 flags.DEFINE_integer("shuffle_buffer", 10000, "images among which records are shuffled", lower_bound=1)
@@ -98,8 +102,9 @@ def resolve(ranks=1):
 
 def main():
     config = resolve(common.ranks())
-    with NPUTrainer(**config["trainer"]) as trainer:
-        run = Run(NETWORK, trainer, config, *image_recipes.open_images(config))
+    with image_recipes.open_trainer(config) as trainer:
+        images = image_recipes.open_images(config, trainer.settings.cluster.rank or 0)
+        run = Run(NETWORK, trainer, config, *images)
         common.write_config("alexnet_imagenet", config, run.is_main)
 
         def optimizer(steps_per_epoch):

@@ -6,7 +6,7 @@ import os
 
 import common
 import numpy as np
-from image_recipes import feed, plan_steps
+from image_recipes import feed, plan_rest, plan_steps
 
 from ascend_keras import callbacks, checkpoint_files, compat, losses, metrics, models, optimizers, saving
 from ascend_keras.backends.base import RankSum
@@ -31,10 +31,7 @@ class Run:
         self.ranks, self.is_main = cluster.size, cluster.is_main
         images = training or validation
         self.global_batch = images.batch_size * self.ranks
-        self.steps = None
-        if training:
-            shards = self.ranks if config["input"]["shard"] else 1
-            self.steps = plan_steps(training.steps(shards), one_per_call=compat.TF1, **config["length"])
+        self.steps = self._plan() if training else None
         loss = dict(from_logits=True, name="cross_entropy", label_smoothing=config["loss"]["label_smoothing"])
         self.metrics = [
             metrics.Top1("top1", ties="first"),
@@ -42,11 +39,22 @@ class Run:
             metrics.SparseCategoricalCrossentropy(**loss),
         ]
 
+    def _plan(self):
+        # Without shards, too: the ranks together see as many images as there are.
+        available = self.training.steps(self.ranks)
+        shards = self.ranks if self.config["input"]["shard"] else 1
+        evaluation = self.validation.steps(shards) if self.validation else None
+        steps = plan_steps(available, one_per_call=compat.TF1, evaluation=evaluation, **self.config["length"])
+        folder = checkpoint_files.Folder(self.config["checkpoint"]["folder"], None)
+        newest = next(folder.whole(), None) if self.config["start"]["resume"] else None
+        done = steps_done(steps, *newest[:2]) if newest else 0
+        return plan_rest(steps, done) if 0 < done < steps.last else steps
+
     def compile(self, make_optimizer):
         """Builds the model and compiles it.
 
         Args:
-            make_optimizer: a function of the steps of an epoch that returns the optimizer.
+            make_optimizer: a function of the steps of an epoch of the data that returns the optimizer.
         """
         options = dict(self.config["model"])
         classes = (self.training or self.validation).classes
@@ -60,7 +68,7 @@ class Run:
         if self.steps and not compat.TF1:
             options["steps_per_execution"] = self.steps.loop
         # An evaluation has no epochs, and never asks for a learning rate.
-        optimizer = make_optimizer(self.steps.epoch if self.steps else 1)
+        optimizer = make_optimizer(self.steps.data if self.steps else 1)
         self.trainer.compile(self.model, optimizer, smoothed, weighted_metrics=self.metrics, **options)
         # TF 1.15 has given it another name.
         self.accuracy = self.metrics[0].name
@@ -75,23 +83,23 @@ class Run:
             own: further callbacks of the recipe.
         """
         steps, checkpoint = self.steps, self._checkpoint()
-        first = self._begin(checkpoint)
-        done = min(first * steps.epoch, steps.last)
+        done = self._begin(checkpoint)
         if done == steps.last:
-            print("all {} steps of this training are done".format(done))
+            self._say("all {} steps of this training are done".format(done))
             return self.evaluate_checkpoints()
         counted = dict(batch_size=self.global_batch, epoch_samples=self.training.samples, initial_step=done)
         throughput, table = callbacks.Throughput(self.global_batch), self._table()
-        used = [log(metric=self.metrics[2], **counted)] + list(own) + ([table] if table else [])
+        # In front, so that the logs know the last step for what it is.
+        used = [callbacks.StopAtStep(steps.last, done)] if steps.stops else []
+        used += [log(metric=self.metrics[2], **counted)] + list(own) + ([table] if table else [])
         if self.config["metrics_file"]:
             used.append(callbacks.MetricsFile(metric=self.metrics[2], **dict(self.config["metrics_file"], **counted)))
-        used += [callbacks.StopAtStep(steps.last, done)] if steps.stops else []
         used += [throughput] + ([checkpoint] if self.config["checkpoint"]["write"] else [])
         history = self.trainer.fit(
             self.model,
             feed(self.training.starting_at(done), **self.config["input"]),
             epochs=steps.epochs,
-            initial_epoch=first,
+            initial_epoch=done // steps.epoch,
             steps_per_epoch=steps.fit,
             verbose=2 if self.is_main else 0,
             callbacks=used,
@@ -108,12 +116,12 @@ class Run:
         return callbacks.Checkpoint(**options)
 
     def _begin(self, checkpoint):
-        """Restores what is asked for; returns the number of finished epochs."""
+        """Restores what is asked for; returns the number of steps that are done."""
         start = self.config["start"]
         if start["path"]:
-            print(models.load_pretrained(self.model, start["path"], start["exclude"]))
+            self._say(models.load_pretrained(self.model, start["path"], start["exclude"]))
         report = checkpoint.restore(self.model) if start["resume"] else None
-        return report.epoch if report else 0
+        return steps_done(self.steps, report.epoch, report.path) if report else 0
 
     def _table(self):
         if self.validation is None:
@@ -139,7 +147,7 @@ class Run:
             accuracy, seen_on = table.rows[-1].top1 / 100.0, "validation images"
         bad = self.training.bad_images.count + (self.validation.bad_images.count if self.validation else 0)
         if bad:
-            print("{} image(s) could not be decoded and were skipped; they are named above".format(bad))
+            self._say("{} image(s) could not be decoded and were skipped; they are named above".format(bad))
         details = dict(accuracy_on=seen_on, steps=self.steps.last, bad_images=bad)
         if not self.is_main:
             return None
@@ -184,9 +192,33 @@ class Run:
         reduce = RankSum(self.trainer.backend) if self.ranks > 1 else None
         return evaluation_row(self.metrics, step_of(path), epoch, time, reduce)
 
+    def _say(self, text):
+        if self.is_main:
+            print(text)
+
     def _write(self, *texts):
         for text in texts if self.is_main else ():
             callbacks.write_line(text, self.config["log"].get("path"))
+
+
+def steps_done(steps, epoch, path):
+    """The steps of a run that are done with its checkpoint after `epoch` epochs, at most all.
+
+    Args:
+        steps: the plan of the run, as `plan_steps` makes it.
+
+    Raises:
+        UsageError: these are no whole epochs of this run.
+    """
+    done, expected = step_of(path), epoch * steps.epoch
+    if done < steps.last and done != expected:
+        raise common.UsageError(
+            "This run cannot go on exactly: the checkpoint was made inside an epoch, or with other batches or loops. "
+            "Received: --resume, {0} with {1} steps done, where {2} epoch(s) of this run have {3}. Give the "
+            "flags of that run, or begin with its weights: --restore_path={0} --restore_exclude= and another "
+            "--output_dir.".format(path, done, epoch, expected)
+        )
+    return min(done, steps.last)
 
 
 def step_of(path):
