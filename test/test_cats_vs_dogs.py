@@ -194,6 +194,27 @@ def test_no_cats_and_dogs(tmp_path, make):
         data.cats_vs_dogs(str(folder))
 
 
+def test_other_classes_beside_them_are_no_cats_and_dogs(tmp_path):
+    image_files.make_photographs(tmp_path, classes=3, per_class=1, names=["cat", "dog", "horse"])
+    with pytest.raises(ValueError, match="Cat/ and Dog/ and no other class"):
+        data.cats_vs_dogs(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["train", "test", "__MACOSX", ".cache"])
+def test_folders_that_are_no_class_do_not_matter(tmp_path, name):
+    image_files.make_photographs(tmp_path, classes=3, per_class=1, names=["cat", "dog", name])
+    assert data.cats_vs_dogs(str(tmp_path), held_out=1).samples == 1
+
+
+@pytest.mark.parametrize("name", ["cat", "dog"])
+def test_one_of_them_alone_is_an_error(tmp_path, name):
+    image_files.make_kaggle(tmp_path, per_class=2)
+    for number in range(2):
+        os.remove(str(tmp_path / "{}.{}.jpg".format({"cat": "dog", "dog": "cat"}[name], number)))
+    with pytest.raises(ValueError, match="There must be cats and dogs. .*which has 2 {}s only.".format(name)):
+        data.cats_vs_dogs(str(tmp_path), held_out=1)
+
+
 # --- the split -------------------------------------------------------------------------------------------------------
 
 
@@ -227,6 +248,9 @@ def test_the_recipe_holds_out_a_thousand(tmp_path):
         ({"held_out": 0, "split": "validation"}, "Received: held_out=0, and there are 24."),
         ({"held_out": -1}, "`held_out` is a number of photographs. Received: held_out=-1."),
         ({"held_out": 0.1}, "`held_out` is a number of photographs. Received: held_out=0.1."),
+        ({"seed": None}, "`seed` is a whole number from 0 to 2**32 - 1. Received: seed=None."),
+        ({"seed": -1}, "`seed` is a whole number from 0 to 2**32 - 1. Received: seed=-1."),
+        ({"seed": 2**32}, "`seed` is a whole number from 0 to 2**32 - 1. Received: seed=4294967296."),
         ({"split": "test"}, '`split` is "train" or "validation". Received: split=\'test\'.'),
     ],
 )

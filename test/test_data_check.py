@@ -9,7 +9,7 @@ import pytest
 
 from ascend_keras import compat
 from ascend_keras.compat import tf
-from ascend_keras.data import check, image_ops, record_format
+from ascend_keras.data import check, image_ops, parallel, record_format, threads
 from ascend_keras.data.image_check import BadImageError, ImageChecker
 from ascend_keras.data.to_tfrecord import to_tfrecord
 
@@ -121,6 +121,20 @@ def test_a_missing_file(records):
     os.remove(os.path.join(records, "train-00001-of-00003"))
     finding = only(check.check(records))
     assert (finding.images, finding.broken) == (8, [("train-00001-of-00003", "the file is missing")])
+
+
+def test_files_of_two_conversions(tmp_path):
+    image_files.make_tfrecords(tmp_path, "train", per_shard=(2, 1))
+    image_files.make_tfrecords(tmp_path, "train", per_shard=(3,))
+    reason = "the folder has the files of several conversions"
+    assert only(check.check(str(tmp_path))).broken == [("train-*-of-00001", reason), ("train-*-of-00002", reason)]
+
+
+def test_a_huge_label_takes_no_memory(tmp_path):
+    write(tmp_path / "train-00000-of-00001", [example(label=2), example(label=10**15)])
+    assert only(check.check(str(tmp_path))).notes == [
+        "no images of 999999999999998 of 1000000000000000 classes: 1, 3, 4, 5, 6, 7, 8, 9, 10, 11"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +253,37 @@ def test_a_class_without_images_is_broken(tmp_path):
     assert only(check.check(str(tmp_path))).broken == [("b", "the class has no whole image")]
 
 
+def test_cats_and_dogs_among_other_classes_are_class_folders(tmp_path):
+    names = ["airplane", "cat", "dog", "horse"]
+    image_files.make_photographs(tmp_path, classes=4, per_class=2, names=names)
+    (tmp_path / "horse" / "broken.jpg").write_bytes(b"")
+    finding = only(check.check(str(tmp_path)))
+    assert (finding.kind, finding.classes) == ("class folders", dict.fromkeys(names, 2))
+    assert finding.broken == [(os.path.join("horse", "broken.jpg"), "the file is empty")]
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_zip_file_beside_class_folders_is_left_alone(tmp_path, monkeypatch, splits):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    folder = tmp_path / "set"
+    image_files.make_photographs(folder / "train" if splits else folder, classes=2, per_class=1, names=["a", "b"])
+    image_files.make_kaggle(tmp_path / "kaggle", per_class=2)
+    shutil.make_archive(str(folder / "train"), "zip", str(tmp_path / "kaggle"))
+    finding = only(check.check(str(folder)))
+    assert (finding.kind, finding.classes, cache.exists()) == ("class folders", {"a": 1, "b": 1}, False)
+
+
+def test_a_zip_file_of_cats_and_dogs_is_followed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image_files.make_kaggle(tmp_path / "kaggle", per_class=2)
+    shutil.make_archive(str(tmp_path / "set" / "train"), "zip", str(tmp_path / "kaggle"))
+    image_files.make_photographs(tmp_path / "set", classes=1, per_class=1, names=["test1"])  # as Kaggle's other zip
+    for path in ("set", "set/train.zip"):
+        finding = only(check.check(str(tmp_path / path)))
+        assert (finding.kind, finding.classes) == ("cats-vs-dogs", {"cat": 2, "dog": 2})
+
+
 def test_loose_images_are_noted(tmp_path):
     image_files.make_photographs(tmp_path, classes=1, per_class=1, names=["a"])
     (tmp_path / "loose.jpg").write_bytes(b"")
@@ -307,6 +352,11 @@ def test_json():
         }
     ]
     assert not check.is_whole([FOUND])
+
+
+def test_threads_are_as_many_as_cpus(monkeypatch):
+    monkeypatch.setattr(threads, "cpu_count", lambda: 3)
+    assert (parallel.Pool().workers, parallel.Pool(5).workers) == (3, 5)
 
 
 # --- one image -------------------------------------------------------------------------------------------------------

@@ -247,6 +247,25 @@ def test_checkpoint_of_tensorflow_1(tmp_path, ending):
     assert_layers(model, expected, report.restored)
 
 
+def test_numbers_of_layers_in_a_checkpoint_are_compared_by_value(tmp_path):
+    """Ten dense layers of one shape: as text, dense_10 would be the second of them."""
+    numbers = list(range(2, 12))
+    with tf.Graph().as_default():
+        v1 = tf.compat.v1
+        for number in reversed(numbers):
+            v1.get_variable("dense_{}/kernel".format(number), initializer=np.full((2, 2), number, np.float32))
+        with v1.Session() as session:
+            session.run(v1.global_variables_initializer())
+            v1.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    model = keras.Sequential(
+        [keras.Input((2,))] + [layers.Dense(2, use_bias=False, name="own_%d" % k) for k in numbers]
+    )
+    model.build((None, 2))
+    report = models.load_pretrained(model, tmp_path / "model.ckpt")
+    assert report.matched_by == "order"
+    assert [weight[0, 0] for weight in model.get_weights()] == numbers
+
+
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from image_files import make_tfrecords
 
 from ascend_keras.compat import tf
 from ascend_keras.data import records
-from ascend_keras.data.record_source import missing_shards
+from ascend_keras.data.record_source import missing_shards, several_conversions
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +164,41 @@ class TestTheIndexFile:
         records.index_records(paths)
         assert walked == []
 
+    def test_a_stale_one_that_cannot_be_replaced_does_not_hide_the_cache(self, tmp_path, monkeypatch):
+        os.makedirs(str(tmp_path / "data"))
+        paths = shards(tmp_path / "data", [2, 3])
+        records.index_records(paths)
+        write(paths[1], [b"new"] * 4)
+        real = records._write
+
+        def refuse(path, arrays):
+            if os.path.dirname(path) == str(tmp_path / "data"):
+                raise PermissionError(13, "Permission denied", path)
+            real(path, arrays)
+
+        monkeypatch.setattr(records, "_write", refuse)
+        walked = self.count_walks(monkeypatch)
+        for _ in range(3):
+            assert records.index_records(paths).counts.tolist() == [2, 4]
+        assert walked == ["train-00001-of-00002"]
+
+    def test_is_shared_by_splits_of_the_same_beginning(self, tmp_path, monkeypatch):
+        splits = []
+        for split, counts in (("train", [2, 3]), ("test", [1, 4])):
+            names = ["toy-{}.tfrecord-0000{}-of-00002".format(split, shard) for shard in range(2)]
+            splits.append([write(tmp_path / name, [b"x"] * count) for name, count in zip(names, counts)])
+        walked = self.count_walks(monkeypatch)
+        for _ in range(2):
+            assert [records.index_records(paths).counts.tolist() for paths in splits] == [[2, 3], [1, 4]]
+        assert index_files(tmp_path) == [".toy.ascend_keras_index.npz"]
+        assert sorted(walked) == sorted(os.path.basename(path) for paths in splits for path in paths)
+        # What is no more, or has changed, is not kept.
+        os.remove(splits[0][0])
+        write(splits[0][1], [b"x"])
+        write(splits[1][0], [b"x"] * 7)
+        records.index_records(splits[1])
+        assert sorted(records._load(str(tmp_path / ".toy.ascend_keras_index.npz"), str(tmp_path))) == sorted(splits[1])
+
     def test_goes_where_index_dir_says(self, tmp_path):
         os.makedirs(str(tmp_path / "data"))
         records.index_records(shards(tmp_path / "data", [2]), index_dir=tmp_path / "deep" / "er")
@@ -232,6 +267,44 @@ class TestBrokenFiles:
     def test_no_files(self):
         with pytest.raises(ValueError, match="no TFRecord file"):
             records.index_records([])
+
+
+def test_a_file_that_is_lost_gives_empty_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "_OPEN_FILES", 1)
+    paths = shards(tmp_path, [2, 2, 1])
+    index = records.index_records(paths)
+    os.rename(paths[1], paths[1] + ".away")
+    found, problems = index.read_with_problems(np.arange(5))
+    lost = b"the file cannot be read (errno 2, No such file or directory)"
+    assert found.tolist() == index.read(np.arange(5)).tolist() == [b"0", b"11", b"", b"", b"44444"]
+    assert problems.tolist() == [b"", b"", lost, lost, b""]
+    index.will_read(np.arange(5))
+    os.rename(paths[1] + ".away", paths[1])
+    assert index.read(np.arange(2, 4)).tolist() == [b"222", b"3333"]
+
+
+def test_a_read_that_fails_opens_the_file_anew(tmp_path, monkeypatch):
+    index = records.index_records(shards(tmp_path, [2]))
+    index.read(np.arange(2))
+    pread, failed = os.pread, []
+
+    def fail_once(*arguments):
+        if not failed:
+            failed.append(arguments[0])
+            raise OSError(116, "Stale file handle")
+        return pread(*arguments)
+
+    monkeypatch.setattr(records.os, "pread", fail_once)
+    found, problems = index.read_with_problems(np.arange(2))
+    assert found.tolist() == [b"", b"11"]
+    assert problems.tolist() == [b"the file cannot be read (errno 116, Stale file handle)", b""]
+
+
+def test_shards_of_several_conversions_are_found_by_name():
+    names = ["a/train-00000-of-00002", "a/train-00001-of-00002", "a/train-00000-of-00001", "a/b-00000-of-00003"]
+    assert several_conversions(names) == ["train-*-of-00001", "train-*-of-00002"]
+    assert several_conversions(names[:2] + names[3:] + ["a/train-0.tfrecord"]) == []
+    assert several_conversions([names[0], names[0] + ".tfrecord"]) == ["train-*-of-00002", "train-*-of-00002.tfrecord"]
 
 
 def test_missing_shards_are_found_by_name():

@@ -1,5 +1,6 @@
 """The sources: how many images, which labels and names, and the bytes of each, read by position."""
 
+import importlib
 import os
 import shutil
 
@@ -11,6 +12,8 @@ from ascend_keras import compat, data
 from ascend_keras.compat import keras, tf
 from ascend_keras.data.bad_images import reason_of
 from ascend_keras.log import logger
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +162,18 @@ class TestRecords:
         assert [element["label"] for element in found] == [0, 1, 2]
         assert [element["name"] for element in found] == [b"a:0", b"a:1", b"a:2"]
 
+    def test_a_shard_that_is_lost_makes_its_images_bad(self, tmp_path, lines):
+        image_files.make_tfrecords(tmp_path, "train", (2, 2), classes=4)
+        source = data.imagenet(tmp_path, classes=4)
+        os.remove(str(tmp_path / "train-00001-of-00002"))
+        dataset = data.images(source, 4, 16, training=False)
+        [(_, labels, weights)] = [[np.array(part) for part in batch] for batch in compat.open_dataset(dataset())()]
+        assert (labels[:2].tolist(), weights.tolist()) == ([0, 1], [1, 1, 0, 0])
+        assert sorted(dataset.bad_images.names) == ["train-00001-of-00002:0", "train-00001-of-00002:1"]
+        assert len(lines) == 2
+        for _, text in lines:
+            assert "the file cannot be read (errno 2, No such file or directory)" in text
+
     def test_missing_shards_are_named(self, tmp_path, lines):
         image_files.make_tfrecords(tmp_path, "train", (1, 2, 1, 1))
         for k in (1, 3):
@@ -201,8 +216,76 @@ class TestImagenet:
 
     def test_the_folder_itself_may_hold_the_classes(self, tmp_path):
         image_files.make_photographs(tmp_path, classes=3, per_class=2)
-        assert data.imagenet(tmp_path).class_names == sorted(os.listdir(str(tmp_path)))
-        assert data.imagenet(tmp_path, "validation", classes=3).samples == 6
+        assert data.imagenet(tmp_path, classes=3).class_names == sorted(os.listdir(str(tmp_path)))
+
+    def test_class_folders_of_no_split_are_not_for_validation(self, tmp_path):
+        image_files.make_photographs(tmp_path, classes=3, per_class=2)
+        with pytest.raises(ValueError) as error:
+            data.imagenet(tmp_path, "validation")
+        assert str(error.value) == (
+            "There is no ImageNet. Received: path='{0}', split='validation'. Looked for TFRecord files "
+            "{0}/validation-*, then for class folders in {0}/validation and {0}/val.".format(tmp_path)
+        )
+
+    @pytest.mark.parametrize("reader", [data.imagenet, data.image_folder])
+    def test_classes_of_validation_are_numbered_as_those_of_training(self, tmp_path, reader, lines):
+        image_files.make_photographs(tmp_path / "train", classes=3, per_class=1, names=["a", "b", "c"])
+        image_files.make_photographs(tmp_path / "val", classes=2, per_class=2, names=["a", "c"])
+        source = reader(tmp_path, "validation")
+        assert (source.classes, source.class_names) == (3, ["a", "b", "c"])
+        assert source.labels().tolist() == [0, 0, 2, 2]
+        assert [source.name_of(k)[0] for k in range(4)] == ["a", "a", "c", "c"]
+        assert lines == [("info", "{}: no images of 1 of 3 classes: b".format(tmp_path / "val"))]
+
+    @pytest.mark.parametrize("reader", [data.imagenet, data.image_folder])
+    def test_a_class_that_training_does_not_have_is_named(self, tmp_path, reader):
+        image_files.make_photographs(tmp_path / "train", classes=3, per_class=1, names=["a", "b", "c"])
+        image_files.make_photographs(tmp_path / "val", classes=3, per_class=1, names=["a", "c", "d"])
+        with pytest.raises(ValueError) as error:
+            reader(tmp_path, "validation")
+        assert str(error.value) == (
+            "Validation must have no other classes than training. Received: 1 of 3 folders in {0}/val that are not in "
+            "{0}/train: d. Rename or remove them.".format(tmp_path)
+        )
+
+    def test_records_of_two_conversions(self, tmp_path):
+        image_files.make_tfrecords(tmp_path, "train", (2, 1))
+        image_files.make_tfrecords(tmp_path, "train", (3,))
+        image_files.make_tfrecords(tmp_path, "validation", (3,))
+        with pytest.raises(ValueError) as error:
+            data.imagenet(tmp_path)
+        assert str(error.value) == (
+            "The TFRecord files are of several conversions, of which each has the images. Received: "
+            "train-*-of-00001 and train-*-of-00002 in {}. Remove all but those of one.".format(tmp_path)
+        )
+        assert data.imagenet(tmp_path, "validation").samples == 3
+
+    def test_the_recipe_compares_the_classes_of_both_splits(self, tmp_path, monkeypatch):
+        for split, names in (("train", "abc"), ("validation", "acd")):
+            image_files.make_tfrecords(tmp_path, split, (3,), classes=3)
+            (tmp_path / (split + ".classes.txt")).write_text("\n".join(names))
+        monkeypatch.syspath_prepend(os.path.join(ROOT, "examples"))
+        recipes = importlib.import_module("image_recipes")
+        config = dict(
+            mode="train_and_evaluate",
+            source=dict(name="imagenet", path=tmp_path),
+            training_data=dict(batch_size=2, image_size=8, seed=0),
+            validation_data=dict(batch_size=2, image_size=8, training=False),
+            input=dict(shard=True),
+        )
+        with pytest.raises(recipes.common.UsageError) as error:
+            recipes.open_images(config)
+        assert str(error.value) == (
+            "Training and validation must have the same classes. Received: class 1 called 'b' and 'c' in {0} (train) "
+            "and {0} (validation). Make both with the same list of classes.".format(tmp_path)
+        )
+        os.remove(str(tmp_path / "validation.classes.txt"))
+        with pytest.raises(recipes.common.UsageError, match="Received: 3 and 1000 classes in "):
+            recipes.open_images(config)
+        for changed in (dict(config, mode="train"), dict(config, source=dict(config["source"], classes=3))):
+            assert recipes.open_images(changed)[0].source.classes == 3
+        shutil.copy(str(tmp_path / "train.classes.txt"), str(tmp_path / "validation.classes.txt"))
+        assert [images.source.class_names for images in recipes.open_images(config)] == [["a", "b", "c"]] * 2
 
     def test_the_number_of_folders_must_fit(self, tmp_path):
         image_files.make_photographs(tmp_path, classes=3, per_class=1)
@@ -273,6 +356,18 @@ class TestImageFolder:
             data.image_folder(tmp_path, "train")
         with pytest.raises(ValueError, match="must be 'train' or 'validation'"):
             data.image_folder(tmp_path, "training")
+
+
+def test_the_reason_of_a_file_whose_name_is_no_utf8(tmp_path):
+    path = os.path.join(os.fsencode(str(tmp_path)), b"a\xff.jpg")
+    reason = reason_of(data.FileSource([path], [0]), 0, lambda element: element["encoded"])
+    assert "No such file or directory" in reason
+    assert "codec" not in reason
+
+
+def test_the_reason_of_an_error_whose_text_is_no_utf8():
+    reason = reason_of(data.arrays([b"x"], [0]), 0, lambda element: b"/a\xff.jpg; Input/output error".decode("utf-8"))
+    assert reason == "/a\\xff.jpg; Input/output error"
 
 
 class TestArrays:

@@ -18,6 +18,7 @@ import pytest
 
 from ascend_keras import compat, data
 from ascend_keras.compat import tf
+from ascend_keras.data import records
 
 COUNTS = {"train": (4, 3, 5), "test": (2,)}
 NAMES = ["a", "b", "c"]
@@ -239,6 +240,24 @@ def test_unknown_names(package, prepared, arguments, message):
     with pytest.raises(ValueError, match=message) as caught:
         data.tfds(**dict(dict(name="toy", data_dir=prepared), **arguments))
     assert "\n" not in str(caught.value)
+
+
+def test_both_splits_are_indexed_once(package, prepared, monkeypatch):
+    walked, walk = [], records.walk
+    monkeypatch.setattr(records, "walk", lambda path: walked.append(path) or walk(path))
+    for _ in range(2):
+        assert [data.tfds("toy", split, data_dir=prepared).samples for split in ("train", "test")] == [12, 2]
+    assert len(walked) == len(COUNTS["train"]) + len(COUNTS["test"])
+
+
+def test_an_empty_split(package, prepared):
+    with pytest.raises(ValueError) as caught:
+        data.tfds("toy", "train[5:5]", data_dir=prepared)
+    assert str(caught.value) == "The split has no images. Received: toy (train[5:5]). Give another one."
+    path = os.path.join(prepared, "toy", "1.0.0", "toy-test.tfrecord-00000-of-00001")
+    source = importlib.import_module("ascend_keras.data.tfds").TfdsSource
+    with pytest.raises(ValueError, match="The split has no images. Received: none."):
+        source([path], [(2, -1)], ("image", "label", None), 3, NAMES, "none")
 
 
 def test_a_data_set_without_labels(package, prepared):

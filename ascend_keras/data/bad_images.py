@@ -57,13 +57,30 @@ def reason_of(source, position, transform):
     def again():
         position_tensor = compat.tf.constant(position, compat.tf.int64)
         row = {key: values[0] for key, values in source.describe(np.array([position], np.int64)).items()}
+        _open_odd_name(row.get("path", b""))
         fields = {key: compat.tf.constant(value) for key, value in row.items()}
         return transform(source.read(dict(fields, index=position_tensor)))
 
     try:
         compat.run_apart(again)
     except (compat.tf.errors.OpError, OSError, ValueError) as error:
-        text = " ".join(str(getattr(error, "message", None) or error).split())
+        text = " ".join(_text_of(error).split())
         # What TensorFlow adds is about its graph, not about the image.
         return re.sub(r"\{\{.*?\}\} *| *\[Op:.*$| *\[\[\{?\{?node.*$", "", text)[:300] or type(error).__name__
     return "it could be read at a second attempt"
+
+
+def _open_odd_name(path):
+    """Raises OSError for a file that cannot be opened and whose name is no UTF-8: TF 1.15 crashes on such an error."""
+    try:
+        path.decode("utf-8")
+    except UnicodeDecodeError:
+        with open(path, "rb"):
+            pass
+
+
+def _text_of(error):
+    if isinstance(error, UnicodeDecodeError):
+        # TensorFlow's text has the name of the file, which need not be UTF-8.
+        return bytes(error.object).decode("utf-8", "backslashreplace")
+    return str(getattr(error, "message", None) or error)

@@ -24,7 +24,8 @@ def cats_vs_dogs(path, split="train", held_out=1000, seed=0, ten_crop=False, cac
         A Source.
 
     Raises:
-        ValueError: no cats and dogs in `path`; a wrong split; as many images held out as there are, or none left.
+        ValueError: no cats or no dogs in `path`, or other classes beside them; a wrong split or seed; as many images
+            held out as there are, or none left.
         OSError: the zip file is damaged, or there is no room to unpack it.
     """
     problems = []
@@ -32,19 +33,32 @@ def cats_vs_dogs(path, split="train", held_out=1000, seed=0, ten_crop=False, cac
         problems.append('`split` is "train" or "validation". Received: split={!r}.'.format(split))
     if not isinstance(held_out, int) or isinstance(held_out, bool) or held_out < 0:
         problems.append("`held_out` is a number of photographs. Received: held_out={!r}.".format(held_out))
+    if not isinstance(seed, (int, np.integer)) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        problems.append("`seed` is a whole number from 0 to 2**32 - 1. Received: seed={!r}.".format(seed))
     if problems:
         raise ValueError("\n".join(problems))
     animals = pet_files.find(path, cache_dir)
     if not animals:
         raise ValueError(
             "There are no cats and dogs. Received: path={!r}. Give a folder with cat.0.jpg and dog.0.jpg, a folder "
-            "with Cat/ and Dog/, or the zip file of either.".format(str(path))
+            "with Cat/ and Dog/ and no other class, or the zip file of either.".format(str(path))
         )
+    _check_both(path, animals)
     chosen = [animals[position] for position in _positions(animals, split, held_out, seed)]
     name = "cats_vs_dogs ({})".format(split)
     paths, labels = [path_ for _, path_, _ in chosen], [label for _, _, label in chosen]
     kind = TenCropSource if ten_crop else FileSource
     return kind(paths, labels, class_names=pet_files.CLASSES, name=name)
+
+
+def _check_both(path, animals):
+    found = sorted({label for _, _, label in animals})
+    if len(found) < 2:
+        raise ValueError(
+            "There must be cats and dogs. Received: path={!r}, which has {:,} {}s only. Add the others.".format(
+                str(path), len(animals), pet_files.CLASSES[found[0]]
+            )
+        )
 
 
 def _positions(animals, split, held_out, seed):

@@ -5,13 +5,14 @@ SHA-256 of the files where `<split>.sha256` is beside them. Image folders: every
 """
 
 import collections
+import itertools
 import os
 import re
 
 from ascend_keras import compat
 from ascend_keras.data import image_check, parallel, pet_files, plan, progress, record_format
 from ascend_keras.data.image_folder import SPLITS
-from ascend_keras.data.record_source import missing_shards
+from ascend_keras.data.record_source import missing_shards, several_conversions
 
 __all__ = ["Finding", "as_json", "check", "is_whole", "text"]
 
@@ -32,7 +33,7 @@ def check(path, split=None, workers=None, show=False):
 
     Args:
         path: folder of TFRecords, of class folders, or of cats and dogs, or the zip file of these. A zip file is
-            unpacked into the cache, as for training.
+            unpacked into the cache, as for training; one that lies beside class folders is left alone.
         split: "train", "validation" or another name; None takes all there are.
         workers: number of threads; None takes one per CPU of this process.
         show: whether to show the progress on stderr.
@@ -51,7 +52,7 @@ def check(path, split=None, workers=None, show=False):
     if shards:
         chosen = {name: shards[name] for name in _choose(split, sorted(shards), path)}
         return [_check_records(folder, name, names, pool, checker, show) for name, (folder, names) in chosen.items()]
-    animals = pet_files.find(path)
+    animals = pet_files.find(path, zips=os.path.isfile(path) or not _has_class_folders(path))
     if animals:
         return [_check_animals(animals, pool, checker, show)]
     folders = _folders_by_split(path)
@@ -126,12 +127,18 @@ def _check_records(path, split, names, pool, checker, show):
     shown.close()
     labels = sum((counts for counts, _ in results), collections.Counter())
     broken = [(name, "the file is missing") for name in missing_shards(names)]
+    broken += [(name, "the folder has the files of several conversions") for name in several_conversions(names)]
     broken += [entry for _, found in results for entry in found] + _changed_files(path, split, names, pool)
-    last = len(table) if table else max(labels, default=0)
-    empty = [table[label - 1] if table else str(label) for label in range(1, last + 1) if not labels[label]]
-    notes = ["no images of {} of {} classes: {}".format(len(empty), last, ", ".join(empty[:10]))] if empty else []
     by_name = {table[label - 1] if table else str(label): labels[label] for label in sorted(labels)}
-    return Finding("TFRecords", split, len(names), sum(labels.values()), by_name, broken, notes)
+    return Finding("TFRecords", split, len(names), sum(labels.values()), by_name, broken, _empty_classes(labels, table))
+
+
+def _empty_classes(labels, table):
+    """A note on the classes without images, if there are any; a wrong label may make them many."""
+    last = len(table) if table else max(labels, default=0)
+    first = itertools.islice((label for label in range(1, last + 1) if label not in labels), 10)
+    named = ", ".join(table[label - 1] if table else str(label) for label in first)
+    return ["no images of {} of {} classes: {}".format(last - len(labels), last, named)] if named else []
 
 
 def _changed_files(path, split, names, pool):
@@ -249,6 +256,15 @@ def _folders_by_split(path):
         if folder != str(path):
             found[split] = folder
     return found or {"all": str(path)}
+
+
+def _has_class_folders(path):
+    """Whether there is a split, or two folders with images: one may be what else came with a zip file."""
+    folders = _folders_by_split(path)
+    if "all" not in folders:
+        return True
+    below = (os.path.join(folders["all"], name) for name in sorted(_folders(folders["all"])))
+    return len(list(itertools.islice((folder for folder in below if plan.image_paths(folder)), 2))) == 2
 
 
 def _check_folder(split, folder, pool, checker, show):

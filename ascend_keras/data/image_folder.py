@@ -12,8 +12,9 @@ SPLITS = {"train": ("train",), "validation": ("validation", "val")}
 def image_folder(path, split=None):
     """Images of a folder with a folder per class; files may lie at any depth in it.
 
-    Class k is the k-th of the sorted folder names. Hidden files and folders are left out, and so are files that do
-    not end as an image file does (they are counted in the log).
+    Class k is the k-th of the sorted folder names; in the validation split, of those of the training split where that
+    lies beside it, so that a class that validation has no folder of moves no label. Hidden files and folders are left
+    out, and so are files that do not end as an image file does (they are counted in the log).
 
     Args:
         path: the folder; with a split, the folder above.
@@ -23,11 +24,14 @@ def image_folder(path, split=None):
         A FileSource.
 
     Raises:
-        ValueError: no such folder or split, no class folders, or classes without images; all are named.
+        ValueError: no such folder or split, no class folders, classes without images, or classes of validation that
+            training does not have; all are named.
     """
-    root = os.path.abspath(os.fspath(path) if split is None else split_folder(path, split))
+    if split is not None:
+        return scan_split(os.path.abspath(split_folder(path, split)), split)
+    root = os.path.abspath(os.fspath(path))
     names = class_folders(root)
-    if split is None and set(names) & {"train", "validation", "val"}:
+    if set(names) & {"train", "validation", "val"}:
         raise ValueError(
             "The folder holds splits, not classes. Received: path={!r} with folders {}. "
             "Say which one with split='train' or split='validation'.".format(str(path), names[:5])
@@ -71,10 +75,37 @@ def class_folders(root):
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def scan_classes(root, names):
-    """A FileSource of the images in the class folders `names` of `root`, sorted by class and path."""
+def scan_split(root, split):
+    """A FileSource of the class folders of a split in `root`; validation has the classes of `train` beside it.
+
+    Raises:
+        ValueError: as `scan_classes`, or validation has classes that training does not have; they are named.
+    """
+    names = class_folders(root)
+    train = os.path.join(os.path.dirname(root), SPLITS["train"][0])
+    known = class_folders(train) if split == "validation" and os.path.isdir(train) else []
+    if not names or not known:
+        return scan_classes(root, names)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(
+            "Validation must have no other classes than training. Received: {} of {} folders in {} that are not in {}: "
+            "{}. Rename or remove them.".format(len(unknown), len(names), root, train, _first(unknown))
+        )
+    return scan_classes(root, known, absent=set(known) - set(names))
+
+
+def scan_classes(root, names, absent=()):
+    """A FileSource of the images in the class folders `names` of `root`, sorted by class and path.
+
+    The classes `absent` have no folder there, and no images.
+    """
+    if absent:
+        logger.info("%s: no images of %d of %d classes: %s", root, len(absent), len(names), _first(sorted(absent)))
     paths, labels, empty, others = [], [], [], 0
     for label, name in enumerate(names):
+        if name in absent:
+            continue
         found, left_out = _images_below(os.path.join(root, name))
         others += left_out
         paths += found
@@ -84,17 +115,21 @@ def scan_classes(root, names):
     if empty or not names:
         raise ValueError(
             "The folder must have a folder with images for each class. Received: path={!r}, {}. Image files end "
-            "with {}.".format(root, _what(names, empty), ", ".join(ENDINGS))
+            "with {}.".format(root, _what(len(names) - len(absent), empty), ", ".join(ENDINGS))
         )
     if others:
         logger.info("%s: %d files that are no images by their name are left out", root, others)
     return FileSource(paths, labels, names, name=root, root=root)
 
 
-def _what(names, empty):
-    if not names:
+def _what(folders, empty):
+    if not folders:
         return "which has no folders"
-    return "without images in {} of {} folders: {}".format(len(empty), len(names), ", ".join(empty[:10]))
+    return "without images in {} of {} folders: {}".format(len(empty), folders, _first(empty))
+
+
+def _first(names):
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _images_below(folder):

@@ -3,18 +3,19 @@
 import os
 import re
 
-from ascend_keras.data.image_folder import SPLITS, check_split, class_folders, scan_classes
-from ascend_keras.data.record_source import RecordSource
+from ascend_keras.data.image_folder import SPLITS, check_split, class_folders, scan_classes, scan_split
+from ascend_keras.data.record_source import RecordSource, several_conversions
 
 CLASSES = 1000
 
 
 def imagenet(path, split="train", index_dir=None, classes=None):
     """ImageNet from what is there: TFRecord files train-*, validation-* in `path` or a folder of the split in it, or
-    class folders path/train/n01440764/..., or `path` itself where it has class folders.
+    class folders path/train/n01440764/..., path/val/n01440764/...; for "train" also class folders in `path` itself.
 
     The TFRecord files win where both are there. Their images are counted exactly, once; the index is kept, see
-    `records.index_records`. Labels are 1-based in the files. Missing shards are named in a warning.
+    `records.index_records`. Labels are 1-based in the files. Missing shards are named in a warning. Class folders of
+    validation are numbered as those of training are, see `image_folder`.
 
     Args:
         path: folder.
@@ -27,7 +28,8 @@ def imagenet(path, split="train", index_dir=None, classes=None):
         A RecordSource or a FileSource.
 
     Raises:
-        ValueError: nothing of this is there, files are broken, or `classes` is not the number of class folders.
+        ValueError: nothing of this is there, files are broken or of several conversions, `classes` is not the number of
+            class folders, or validation has class folders that training does not have.
     """
     check_split(split)
     path = os.path.abspath(os.fspath(path))
@@ -35,6 +37,7 @@ def imagenet(path, split="train", index_dir=None, classes=None):
     for folder in [path] + folders:
         files = record_files(folder, split)
         if files:
+            _check_conversions(folder, files)
             names = _class_names(os.path.join(folder, split + ".classes.txt")) if classes is None else None
             classes = len(names) if names else classes or CLASSES
             name = "{} ({})".format(path, split)
@@ -61,18 +64,30 @@ def record_files(folder, split):
 def _from_folders(path, folders, split):
     for folder in folders:
         if os.path.isdir(folder):
-            return scan_classes(folder, class_folders(folder))
+            return scan_split(folder, split)
     names = class_folders(path)
-    if not names or set(names) & {"train", "validation", "val"}:
+    # Without folders of splits, what lies there is for training: it must not be taken for validation as well.
+    if split != "train" or not names or set(names) & {"train", "validation", "val"}:
         raise ValueError(
             "There is no ImageNet. Received: path={!r}, split={!r}. Looked for TFRecord files {}/{}-*, then for class "
-            "folders in {}, then in the folder itself.".format(path, split, path, split, " and ".join(folders))
+            "folders in {}{}.".format(
+                path, split, path, split, " and ".join(folders), ", then in the folder itself" * (split == "train")
+            )
         )
     return scan_classes(path, names)
+
+
+def _check_conversions(folder, files):
+    several = several_conversions(files)
+    if several:
+        raise ValueError(
+            "The TFRecord files are of several conversions, of which each has the images. Received: {} in {}. Remove "
+            "all but those of one.".format(" and ".join(several), folder)
+        )
 
 
 def _class_names(path):
     if not os.path.isfile(path):
         return None
-    with open(path, encoding="utf-8") as stream:
+    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
         return [line.split("\t")[0].strip() for line in stream if line.strip()]

@@ -1,8 +1,9 @@
 """The same work on many items, by threads of which all end when one fails."""
 
 import concurrent.futures
-import os
 import threading
+
+from ascend_keras.data import threads
 
 
 class StoppedError(Exception):
@@ -13,11 +14,11 @@ class Pool:
     """Runs a function over items.
 
     Args:
-        workers: number of threads; None takes one per CPU of this process.
+        workers: number of threads; None takes one per CPU of this process, see `threads`.
     """
 
     def __init__(self, workers=None):
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or threads.cpu_count()
         self._stop = threading.Event()
 
     def check(self):

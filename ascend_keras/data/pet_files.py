@@ -20,6 +20,7 @@ _IMAGE = re.compile(r".+\.(jpe?g|png)$", re.IGNORECASE)
 _ZIP = re.compile(
     r"(train|dogs[-_]vs[-_]cats.*|cats[-_]vs[-_]dogs.*|kagglecatsanddogs.*|petimages)\.zip$", re.IGNORECASE
 )
+_NO_CLASS = ("train", "val", "validation", "test", "__macosx")
 # What `write_ten_crops` and the recipe's own tool write: nine digits for the photograph, one for the crop.
 _CROP = re.compile(r"(\d{9})\d$")
 _BELOW = ("train", "PetImages", "data", "data_preprocessed")
@@ -41,8 +42,13 @@ def photograph_of(name):
 # --- finding them ----------------------------------------------------------------------------------------------------
 
 
-def find(path, cache_dir=None):
+def find(path, cache_dir=None, zips=True):
     """Looks for cats and dogs.
+
+    Args:
+        path: folder or zip file.
+        cache_dir: where to unpack a zip file.
+        zips: whether zip files are followed that lie in the folder `path`, or below it.
 
     Returns:
         A list of (name below its folder, path, label), by class and number; None if there are none in `path`.
@@ -56,8 +62,8 @@ def find(path, cache_dir=None):
         return sorted(animals, key=lambda animal: (photograph_of(animal[0]), animal[0]))
     # The first that holds them: a zip file may lie beside the folder that was unpacked from it.
     folders = [name for name in _BELOW if name in names]
-    for name in folders + [name for name in names if _ZIP.match(name)]:
-        found = find(os.path.join(path, name), cache_dir)
+    for name in folders + [name for name in names if zips and _ZIP.match(name)]:
+        found = find(os.path.join(path, name), cache_dir, zips)
         if found:
             return found
     return None
@@ -69,8 +75,12 @@ def _flat(path, names):
 
 
 def _folders(path, names):
-    matches = [(name, _FOLDER.match(name)) for name in names if os.path.isdir(os.path.join(path, name))]
-    folders = [(name, CLASSES.index(match.group(1).lower())) for name, match in matches if match]
+    """Images of the folders of cats and of dogs; none where there are folders of other classes, too."""
+    below = [name for name in names if os.path.isdir(os.path.join(path, name)) and not name.startswith(".")]
+    matches = [(name, _FOLDER.match(name)) for name in below if name.lower() not in _NO_CLASS]
+    if not all(match for _, match in matches):
+        return []
+    folders = [(name, CLASSES.index(match.group(1).lower())) for name, match in matches]
     if {label for _, label in folders} != {0, 1}:
         return []
     return [

@@ -65,7 +65,8 @@ def images(
         threads: private threads and images at a time; None: the threads of the process, an image for each of its CPUs.
         on_bad_image: "skip" or "error"; see `ImageDataset`.
         start_step: training: number of the first batch.
-        deterministic: None or True for strict order; False lets images overtake each other, which may be faster.
+        deterministic: None or True for strict order; False lets groups of images overtake each other, which may be
+            faster: what is in a batch, and so a resume, then depends on chance.
 
     Returns:
         An ImageDataset.

@@ -57,10 +57,14 @@ class RecordSource(Source):
     def describe(self, positions):
         places = np.empty(len(positions), object)
         places[:] = [os.fsencode(self.index.name_of(position)) for position in positions]
-        return {"record": self.index.read(positions), "place": places}
+        records, problems = self.index.read_with_problems(positions)
+        return {"record": records, "problem": problems, "place": places}
 
     def read(self, fields):
-        element = self._parse(fields["record"])
+        problem = fields["problem"]
+        with tf.control_dependencies([tf.debugging.Assert(tf.equal(problem, ""), [problem])]):
+            record = tf.identity(fields["record"])
+        element = self._parse(record)
         name = element["name"]
         return dict(element, name=tf.where(tf.equal(name, ""), fields["place"], name))
 
@@ -101,15 +105,27 @@ class RecordSource(Source):
 
 def missing_shards(files):
     """Names of the shards that files called <stem>-00000-of-00008 say should be there too, but are not given."""
+    return [
+        "{}-{:05d}-of-{:05d}{}".format(stem, number, total, rest)
+        for (stem, total, rest), found in sorted(_conversions(files).items())
+        for number in range(total)
+        if number not in found
+    ]
+
+
+def several_conversions(files):
+    """Patterns such as train-*-of-00002 of shards that share their stem and differ in their number or ending."""
+    groups = sorted(_conversions(files))
+    stems = [stem for stem, _, _ in groups]
+    return ["{}-*-of-{:05d}{}".format(stem, total, rest) for stem, total, rest in groups if stems.count(stem) > 1]
+
+
+def _conversions(files):
+    """Numbers of the shards by (stem, number of shards, ending), as their names say."""
     groups = {}
     for path in files:
         match = _SHARD.match(os.path.basename(path))
         if match:
             stem, number, total, rest = match.groups()
             groups.setdefault((stem, int(total), rest or ""), set()).add(int(number))
-    return [
-        "{}-{:05d}-of-{:05d}{}".format(stem, number, total, rest)
-        for (stem, total, rest), found in sorted(groups.items())
-        for number in range(total)
-        if number not in found
-    ]
+    return groups

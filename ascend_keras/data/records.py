@@ -56,13 +56,26 @@ class RecordIndex:
         return "{}:{}".format(os.path.basename(self.files[file]), int(position - self._ends[file] + self.counts[file]))
 
     def read(self, positions):
-        """The data of these records: object array of bytes [k]. A file cut short since gives a short record."""
-        records = np.empty(len(positions), object)
+        """The data of these records: object array of bytes [k].
+
+        A file cut short since gives a short record, one that cannot be read any more an empty one.
+        """
+        return self.read_with_problems(positions)[0]
+
+    def read_with_problems(self, positions):
+        """As `read`, and why a record could not be read (b"" where it could): two object arrays of bytes [k]."""
+        records, problems = np.empty(len(positions), object), np.full(len(positions), b"", object)
         files = self.file_of(positions)
         for row in np.lexsort((self.offsets[positions], files)):
-            handle = self._handles.get(self.files[files[row]])
-            records[row] = handle.read(int(self.offsets[positions[row]]), int(self.lengths[positions[row]]))
-        return records
+            path = self.files[files[row]]
+            try:
+                handle = self._handles.get(path)
+                records[row] = handle.read(int(self.offsets[positions[row]]), int(self.lengths[positions[row]]))
+            except OSError as error:
+                self._handles.forget(path)  # the next attempt opens the file anew
+                records[row] = b""
+                problems[row] = "the file cannot be read (errno {}, {})".format(error.errno, error.strerror).encode()
+        return records, problems
 
     def will_read(self, positions):
         """Asks the system to read these records into its page cache in the background; neighbours as one."""
@@ -74,7 +87,8 @@ class RecordIndex:
         for first, last in zip(np.r_[0, breaks], np.r_[breaks, len(ordered)] - 1):
             start = int(self.offsets[ordered[first]])
             end = int(self.offsets[ordered[last]] + self.lengths[ordered[last]])
-            self._handles.get(self.files[files[first]]).will_read(start, end - start)
+            with contextlib.suppress(OSError):  # a hint: what cannot be opened is a matter of `read`
+                self._handles.get(self.files[files[first]]).will_read(start, end - start)
 
 
 class _Handle:
@@ -112,6 +126,10 @@ class _Handles:
             self._open.move_to_end(path)
             return handle
 
+    def forget(self, path):
+        with self._lock:
+            self._open.pop(path, None)
+
 
 def index_records(files, index_dir=None):
     """The index of TFRecord files, from the index file where that still fits, else made anew and written.
@@ -119,6 +137,7 @@ def index_records(files, index_dir=None):
     A file fits as long as its size and its time of change are those noted. The index file lies beside the first of
     the TFRecords; where that folder cannot be written, in the cache directory ($XDG_CACHE_HOME/ascend_keras, by
     default ~/.cache/ascend_keras). It appears at once and whole, so that ranks may make it at the same time.
+    What it says of other files, such as those of another split, is kept as long as it fits.
 
     Args:
         files: paths.
@@ -133,16 +152,15 @@ def index_records(files, index_dir=None):
     files = [os.path.abspath(os.fspath(path)) for path in files]
     if not files:
         raise ValueError("There is no TFRecord file to index. Received: files=[]. Check the path and the split.")
-    known = {}
     places = _index_paths(files, index_dir)
     folder = os.path.dirname(files[0])
-    for path in places:
-        known = known or _load(path, folder)
     stats = _stat_all(files)
-    stale = [path for path in files if known.get(path, (None,))[0] != stats[path]]
+    noted = [entry for place in places for entry in _load(place, folder).items()]
+    known = {path: entry for path, entry in noted if entry[0] == stats.get(path)}
+    stale = [path for path in files if path not in known]
     if stale:
         known.update(_walk_all(stale, stats))
-        _save(places, folder, {path: known[path] for path in files})
+        _save(places, folder, dict(_fitting(noted), **known))
     parts = [known[path] for path in files]
     counts = [len(offsets) for _, offsets, _ in parts]
     return RecordIndex(files, counts, *(np.concatenate([part[k] for part in parts]) for k in (1, 2)))
@@ -232,13 +250,27 @@ def _stat_all(files):
     stats, missing = {}, []
     for path in files:
         try:
-            stat = os.stat(path)
-            stats[path] = (stat.st_size, stat.st_mtime_ns)
+            stats[path] = _stat(path)
         except OSError as error:
             missing.append("{} cannot be read: {}.".format(path, error.strerror))
     if missing:
         raise ValueError("\n".join(missing))
     return stats
+
+
+def _fitting(noted):
+    """Those entries of files whose size and time of change are still those noted, as a dict."""
+    kept = {}
+    for path, entry in noted:
+        with contextlib.suppress(OSError):
+            if entry[0] == _stat(path):
+                kept[path] = entry
+    return kept
+
+
+def _stat(path):
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _walk_all(files, stats):

@@ -34,6 +34,8 @@ class TfdsSource(RecordSource):
         super().__init__(files, classes, class_names, index_dir=index_dir, parse=self._parse_features, name=name)
         self._positions = _positions(files, ranges, self.index.counts)
         self.samples = len(self._positions)
+        if not self.samples:
+            _raise_empty(name)
 
     def name_of(self, position):
         return super().name_of(self._positions[position])
@@ -67,6 +69,10 @@ class TfdsSource(RecordSource):
         """Part of a split is in some of the files; that others are there, the package has seen to."""
 
 
+def _raise_empty(name):
+    raise ValueError("The split has no images. Received: {}. Give another one.".format(name))
+
+
 def _positions(files, ranges, counts):
     """Numbers of the records of the split among all records of the files."""
     starts = np.cumsum(counts) - counts
@@ -98,7 +104,7 @@ def tfds(name, split="train", data_dir=None, download=False, index_dir=None):
     Raises:
         ImportError: the package is not installed; says which version to install.
         ValueError: it knows no such data set or split; it is not prepared in `data_dir`; it has no image or no label,
-            or is not stored as TFRecords.
+            or is not stored as TFRecords; the split is empty.
     """
     package = _package()
     with contextlib.nullcontext() if download else _offline():
@@ -113,6 +119,8 @@ def tfds(name, split="train", data_dir=None, download=False, index_dir=None):
                 )
             builder.download_and_prepare()
         files, ranges = _files(builder, split)
+    if not files:
+        _raise_empty("{} ({})".format(name, split))
     keys, classes, class_names = _features(package, builder)
     return TfdsSource(files, ranges, keys, classes, class_names, "{} ({})".format(name, split), index_dir)
 

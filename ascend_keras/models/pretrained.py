@@ -205,8 +205,10 @@ def _read_checkpoint(prefix):
 
 
 def _place(name):
+    """To sort by: the layer, numbers in it by their value (dense_9 before dense_10), then as Keras has the weights."""
     last = name.split("/")[-1]
-    return _layer(name), _ORDER.index(last) if last in _ORDER else len(_ORDER), last
+    layer = [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", _layer(name))]
+    return layer, _ORDER.index(last) if last in _ORDER else len(_ORDER), last
 
 
 def _layer(name):
