@@ -103,13 +103,18 @@ def test_wrong_flags_are_refused_and_ranks_raise_the_learning_rate():
     assert found[-1]["optimizer"]["learning_rate"] == 0.004
 
 
+UGLY = sorted(name.split(".")[0] for name in image_files.ugly_bytes())
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder, output = tmp_path_factory.mktemp("kaggle"), tmp_path_factory.mktemp("cats") / "out"
-    image_files.make_kaggle(str(folder), per_class=12)
-    (folder / "cat.99.jpg").write_bytes(b"")
-    flags = ["--data_path=" + str(folder), "--output_dir=" + str(output), "--image_size=67", "--batch_size=8"]
-    flags += ["--epoch=3", "--held_out=6", "--plateau_epochs=2", "--plateau_gain=2", "--save_interval=2", "--seed=3"]
+    # 200 photographs, and 19 files as real sets have them, 4 of which are unreadable.
+    image_files.make_kaggle(str(folder), per_class=100)
+    for kind, path in image_files.ugly(str(folder), huge=False).items():
+        os.rename(path, str(folder / "dog.{}.jpg".format(1000 + UGLY.index(kind))))
+    flags = ["--data_path=" + str(folder), "--output_dir=" + str(output), "--image_size=67", "--batch_size=40"]
+    flags += ["--epoch=3", "--held_out=19", "--plateau_epochs=2", "--plateau_gain=2", "--save_interval=2", "--seed=3"]
     environment = dict(os.environ, PYTHON=sys.executable, TF_CPP_MIN_LOG_LEVEL="3")
     done = subprocess.run(
         ["bash", os.path.join(ROOT, "test", "train_full_1p.sh")] + flags,
@@ -126,11 +131,11 @@ def test_the_log_has_the_recipes_lines(trained):
     text, output = trained
     assert text.splitlines()[0].startswith("recipe alexnet_cats_vs_dogs: AlexNet for cats and dogs, as ")
     steps = lines.parse_cats_steps(text)
-    # 19 images of 25 are for training: two batches of 8. The first step compiles.
-    assert [(line.epoch, line.step) for line in steps] == [(0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    # 200 images of 219 are for training: five batches of 40. The first step compiles.
+    assert [(line.epoch, line.step) for line in steps] == [(epoch, step) for epoch in range(3) for step in range(5)][1:]
     for line in steps:
         assert line.fps > 0
-        assert line.step_time == pytest.approx(8 / line.fps, abs=6e-4)
+        assert line.step_time == pytest.approx(40 / line.fps, abs=6e-4)
     assert parsers.cats_fps(text) == steps[-1].fps
     assert text.count("test accuracy ") == text.count("train accuracy ") == 3
     losses = lines.parse_cats_losses((output / "loss.txt").read_text())
@@ -141,21 +146,22 @@ def test_the_log_has_the_recipes_lines(trained):
     assert text.count("[learning rate reducing] 0.0001") == 1
 
 
-def test_every_photograph_is_counted_and_the_bad_one_is_named(trained):
+def test_every_photograph_is_counted_and_the_bad_ones_are_named(trained):
     text, output = trained
     rows = lines.parse_evaluation(text)
-    assert [(row.step, row.epoch) for row in rows] == [(2, 1.0), (4, 2.0), (6, 3.0)]
-    assert text.count("Validation dataset size: 6") == 3
+    assert [(row.step, row.epoch) for row in rows] == [(5, 1.0), (10, 2.0), (15, 3.0)]
+    assert text.count("Validation dataset size: 19") == 3
     summary = json.loads((output / "summary.json").read_text())
     assert summary["train_accuracy"] == pytest.approx(rows[-1].top1 / 100, abs=1e-5)
-    assert "cat.99.jpg" in text
-    assert "1 image(s) could not be decoded and were skipped" in text
-    assert summary["details"]["bad_images"] == 1
+    for kind in image_files.UNREADABLE:
+        assert "dog.{}.jpg: ".format(1000 + UGLY.index(kind)) in text
+    assert "4 image(s) could not be decoded and were skipped" in text
+    assert summary["details"]["bad_images"] == 4
 
 
 def test_the_files_of_the_recipe(trained):
     _, output = trained
-    case = "AlexNet_ID0259_for_TensorFlow_bs8_1p_acc"
+    case = "AlexNet_ID0259_for_TensorFlow_bs40_1p_acc"
     assert parsers.result_file((output / (case + ".log")).read_text())["CaseName"] == case
     assert sorted(path.name for path in (output / "ckpt").iterdir()) == ["ckpt-00002.npz", "ckpt-00003.npz"]
     kernels = output / "first_kernel_visualization"

@@ -135,6 +135,7 @@ class Curves(keras.callbacks.Callback):
                 points = sorted(self._values.get(key, {}).items())
                 axes.plot([x for x, _ in points], [y for _, y in points], marker=".", label=told)
             axes.set_xlabel("epoch")
+            axes.locator_params(axis="x", integer=True)
             axes.set_ylabel(label)
             axes.legend()
             figure.savefig(os.path.join(self._folder, file))
