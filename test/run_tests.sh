@@ -177,7 +177,7 @@ main() {
     local parts=() tested= status=0
     # What the user's shell holds for training must not steer the tests.
     unset ASCEND_KERAS_STACK
-    export ASCEND_KERAS_NEEDS="${ASCEND_KERAS_NEEDS:-} pytest"
+    export ASCEND_KERAS_NEEDS="${ASCEND_KERAS_NEEDS:-} pytest skimage"
     work=$(mktemp -d "${TMPDIR:-/tmp}/run_tests.XXXXXX") || exit 1
     trap 'rm -rf -- "$work"' EXIT
     shown=1
