@@ -27,8 +27,8 @@ _ak_versions() { # of Python, best first, that have STACK's packages
 _ak_packages() {
     case $1 in
         lint) echo ruff mypy ;;
-        tf221) echo tensorflow tf_keras absl-py scikit-learn scikit-image keras-swa matplotlib pytest ;;
-        *) echo tensorflow absl-py scikit-learn scikit-image keras-swa matplotlib pytest ;;
+        tf221) echo tensorflow tf_keras absl-py scikit-learn scikit-image keras-swa matplotlib pytest hypothesis ;;
+        *) echo tensorflow absl-py scikit-learn scikit-image keras-swa matplotlib pytest hypothesis ;;
     esac
 }
 

@@ -89,7 +89,7 @@ def test_without_a_stack_the_python_at_hand_is_tested_with_pytest_needed(checkou
     done = run_tests(checkout, "--no-lint")
     assert done.returncode == 0
     assert table(done) == {"at-hand": "passed: 3 passed in 0.10s"}
-    assert checkout.calls("- absl sklearn pytest skimage")
+    assert checkout.calls("- absl sklearn pytest skimage hypothesis")
 
 
 @no_cann
