@@ -9,7 +9,7 @@ import os
 import sys
 from typing import List, Optional, Sequence
 
-from ascend_keras import __version__, cli_data, recipes, report
+from ascend_keras import __version__, cli_data, cli_launch, cli_rank_table
 
 _EXAMPLES = """examples:
   ascend-keras doctor                        what can this machine train on, and why not on an NPU?
@@ -17,6 +17,7 @@ _EXAMPLES = """examples:
   ascend-keras report test/output            the results of all runs below a folder
   ascend-keras recipe --data-path=/data      which recipe fits this data?
   ascend-keras data check /data/imagenet     is the data set whole?
+  ascend-keras launch -n 8 train.py          eight ranks of a script
 """
 
 
@@ -27,7 +28,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         argv: the arguments; None takes those of the process.
     """
     parser = _parser()
-    arguments = parser.parse_args(_with_dashes(sys.argv[1:] if argv is None else argv))
+    own, script = cli_launch.split(sys.argv[1:] if argv is None else argv)
+    arguments = parser.parse_args(_with_dashes(own), argparse.Namespace(script=script))
     if arguments.command is None:
         parser.print_help()
         return 2
@@ -37,7 +39,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         # The reader, such as `head`, has gone; what Python flushes at exit has nowhere to go either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (OSError, ValueError, RuntimeError, recipes.UsageError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if arguments.debug:
             raise
         print("ascend-keras: {}".format(error), file=sys.stderr)
@@ -83,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     recipe.set_defaults(run=_recipe)
 
     cli_data.add_commands(commands)
+    cli_launch.add_commands(commands)
+    cli_rank_table.add_commands(commands)
     return parser
 
 
@@ -95,12 +99,19 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from ascend_keras import report
+
     summaries = [summary for run in arguments.runs for summary in report.load(run)]
     print(json.dumps(summaries, indent=2) if arguments.json else report.table(summaries))
     return 0
 
 
 def _recipe(arguments: argparse.Namespace) -> int:
-    _, reason = recipes.choose(arguments.recipe, arguments.data_path)
+    from ascend_keras import recipes
+
+    try:
+        _, reason = recipes.choose(arguments.recipe, arguments.data_path)
+    except recipes.UsageError as error:
+        raise ValueError(str(error)) from error
     print(reason)
     return 0
