@@ -1,7 +1,8 @@
 """The logger of the library: one line each to stderr, silent on ranks above 0 below a warning."""
 
 import logging
-import os
+
+from ascend_keras.distributed import cluster
 
 logger = logging.getLogger("ascend_keras")
 
@@ -12,7 +13,7 @@ def _configure():
     logger.addHandler(handler)
     logger.propagate = False
     # Only rank 0 talks: eight ranks that each say the same thing hide the one that says something else.
-    logger.setLevel(logging.INFO if os.environ.get("RANK_ID", "0") in ("0", "") else logging.WARNING)
+    logger.setLevel(logging.INFO if cluster.rank_for_log() == 0 else logging.WARNING)
 
 
 if not logger.handlers:

@@ -236,9 +236,33 @@ def test_two_knobs_for_precision_are_refused():
         assert Backend(Settings(origin, Cluster())).check() == []
 
 
-def test_host_refuses_ranks():
-    with pytest.raises(ValueError, match="8 separate models. Received: RANK_SIZE=8. Unset RANK_SIZE"):
-        backends.open_backend("host", settings(Cluster(8, 0, 0, "rank_table")))
+@pytest.mark.parametrize(
+    "cluster, variable",
+    [(Cluster(8, 0, 0, "rank_table"), "RANK_SIZE"), (Cluster(8, None, 0, "cm"), "CM_WORKER_SIZE")],
+)
+def test_host_refuses_ranks_that_were_launched_for_npus(monkeypatch, cluster, variable):
+    monkeypatch.delenv("RANK_SIZE", raising=False)
+    with pytest.raises(ValueError) as error:
+        backends.open_backend("host", settings(cluster))
+    assert "8 separate models. Received: {0}=8. Unset {0}, or start".format(variable) in str(error.value)
+    assert "`ascend-keras launch -n 8 --backend host SCRIPT`" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["npu_device", "npu_bridge"])
+def test_npus_refuse_the_ranks_of_hosts(monkeypatch, name):
+    monkeypatch.setenv("TF_CONFIG", "the text")
+    cluster = Cluster(2, 1, 0, "tf_config", ("a:1", "b:1"))
+    (problem,) = backends.load(name)(settings(cluster)).check()
+    assert "TF_CONFIG is for ranks on hosts, and the backend {!r} runs on NPUs".format(name) in problem
+    assert "Received: TF_CONFIG='the text'" in problem and "backend='host'" in problem
+    assert host.HostBackend(settings(cluster)).check() == []
+
+
+@pytest.mark.parametrize("name", ["npu_device", "npu_bridge", "host"])
+def test_backends_say_which_rank_they_are(name):
+    cluster = Cluster(4, 3, 0, "tf_config" if name == "host" else "rank_table")
+    assert backends.load(name)(settings(cluster)).describe()["rank"] == "3 of 4"
+    assert "ranks" not in backends.load(name)(settings()).describe()
 
 
 def test_host_describes_itself():

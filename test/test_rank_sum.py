@@ -204,7 +204,9 @@ class TestOnTheAdapters:
             assert value["logged"] == [3.0, 3.0]
         if not adapter.real:
             assert recorded[0] == recorded[1], "the same collectives in the same order"
-            assert [entry["kind"] for entry in recorded[0]].count("HcomAllGather") == 1 + 4 + 2
+            gathers = [entry["shape"] for entry in recorded[0] if entry["kind"] == "HcomAllGather"]
+            # By their lengths, two words a number, apart from those of the trainer itself.
+            assert (gathers.count([2 * 19]), gathers.count([2 * 17])) == (1 + 2, 4)
 
     def test_rank_of_a_cm_launch_reaches_the_callbacks(self, adapter):
         if adapter.name != "npu_device":
@@ -253,20 +255,20 @@ class Summing(keras.callbacks.Callback):
         seen.update(is_main=is_main, is_sum=isinstance(reduce, RankSum), batches=[], epochs=[])
 
     def on_train_begin(self, logs=None):
-        self.reduce(np.zeros(3))
+        self.reduce(np.zeros(19))
 
     def on_batch_end(self, batch, logs=None):
-        seen["batches"] += self.reduce([self.mine]).tolist()
+        seen["batches"] += self.reduce([self.mine] * 17).tolist()[-1:]
 
     def on_epoch_end(self, epoch, logs=None):
-        seen["epochs"].append(self.reduce([self.mine, 2, epoch]).tolist())
+        seen["epochs"].append(self.reduce([self.mine, 2, epoch] + [0] * 16).tolist()[:3])
         logs["summed"] = seen["epochs"][-1][0]
 
-x = np.arange(12, dtype="float32").reshape(4, 3) / 12
+x = np.arange(24, dtype="float32").reshape(8, 3) / 24  # 4 rows a rank
 with NPUTrainer("npu", loss_scale=None) as trainer:
     model = keras.Sequential([keras.layers.Dense(1, kernel_initializer="ones", input_shape=(3,))])
     trainer.compile(model, keras.optimizers.SGD(0.1), "mse")
-    history = trainer.fit(model, x, np.ones((4, 1), "f"), batch_size=2, epochs=2, shuffle=False, verbose=0,
+    history = trainer.fit(model, x, np.ones((8, 1), "f"), batch_size=2, epochs=2, shuffle=False, verbose=0,
                           callbacks=Summing())
 print("RESULT " + json.dumps(dict(seen, logged=history.history["summed"])))
 """
@@ -396,3 +398,33 @@ class TestHost:
         if compat.TF1:
             keras.backend.clear_session()
         assert noted.calls == [(None, True), "train"]
+
+
+GATHERS = """
+trainer = NPUTrainer("npu")
+backend = trainer.backend
+rank = int(os.environ["RANK_ID"])
+rows = backend.gather_over_ranks([rank + 0.1, float("inf")])
+texts = [backend.gather_texts(text) for text in ("equal", "rank %d" % rank * (1 + 300 * rank), "")]
+print("RESULT " + json.dumps({"rows": rows.tolist(), "texts": texts, "rank": trainer.describe()["rank"]}))
+"""
+
+
+def test_vectors_and_texts_of_all_ranks(module_adapter):
+    values, collectives = run(module_adapter, GATHERS, ranks=2)
+    for rank, value in enumerate(values):
+        assert value["rows"] == [[0.1, float("inf")], [1.1, float("inf")]]
+        assert value["texts"] == [["equal"] * 2, ["rank 0", "rank 1" * 301], ["", ""]]
+        assert value["rank"] == "{} of 2".format(rank)
+    if not module_adapter.real:
+        # Equal texts take one collective, others a second one, here of 6 * 301 bytes in whole kB.
+        assert [entry["shape"] for entry in collectives[0]] == [[4], [4], [4], [512], [4]]
+
+
+def test_one_rank_gathers_nothing():
+    backend = backends.load("host")(Settings(npu_options.resolve({}), Cluster()))
+    assert backend.gather_over_ranks([1.0, 2.0]).tolist() == [[1.0, 2.0]]
+    assert backend.gather_over_ranks([]).shape == (1, 0)
+    assert backend.gather_texts("alone") == ["alone"]
+    with pytest.raises(ValueError, match=r"gather_over_ranks takes an array with one axis. Received: shape=\(1, 1\)"):
+        backend.gather_over_ranks([[1.0]])

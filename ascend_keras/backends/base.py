@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import zlib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
 
 from ascend_keras import compat, optimizers
-from ascend_keras.backends import npu_options
+from ascend_keras.backends import npu_hccl, npu_options
+from ascend_keras.distributed import rank_table
 from ascend_keras.distributed.cluster import Cluster
 
 
@@ -27,12 +29,14 @@ class Settings(NamedTuple):
         cluster: rank, size and device of this process.
         product: "910A", "A2", "A3", "950", or None when not stated.
         session_config: TF 1.15 only: a ConfigProto to start from.
+        hccl: how gradients are grouped into collectives, and how long ranks wait.
     """
 
     options: npu_options.OptionSet
     cluster: Cluster
     product: Optional[str] = None
     session_config: Any = None
+    hccl: npu_hccl.Hccl = npu_hccl.Hccl()
 
 
 class Backend:
@@ -60,16 +64,20 @@ class Backend:
     def check(self) -> List[str]:
         """Problems of the settings that only this backend sees; each names value and remedy."""
         problems = []
-        mode, table = precision(self.settings.options), os.environ.get("RANK_TABLE_FILE", "")
+        mode = precision(self.settings.options)
         if mode in MIXED and compat.computes_in_float16():
             problems.append(
                 "Two knobs lower the precision: a global float16 policy of Keras, and the device. Received: {!r}. Keep "
                 "the policy and give precision_mode_v2='origin', or reset it to 'float32'.".format(mode)
             )
-        if self.settings.cluster.mode == "rank_table" and not (table.endswith(".json") and os.path.isfile(table)):
+        if self.settings.cluster.mode == "rank_table":
+            problems.extend(self._table_problems())
+        if self.settings.cluster.mode == "tf_config" and self.adapter is not None:
             problems.append(
-                "{} ranks find each other by a rank table. Received: RANK_TABLE_FILE={!r}. Set it to an existing .json "
-                "file on every rank.".format(self.settings.cluster.size, table)
+                "TF_CONFIG is for ranks on hosts, and the backend {!r} runs on NPUs. Received: TF_CONFIG={!r}. Launch "
+                "with `ascend-keras launch --backend npu`, or give NPUTrainer backend='host'.".format(
+                    self.name, os.environ.get("TF_CONFIG")
+                )
             )
         if self.settings.session_config is not None and not compat.TF1:
             problems.append(
@@ -78,6 +86,17 @@ class Backend:
                 )
             )
         return problems
+
+    def _table_problems(self):
+        """What is wrong with the rank table; HCCL would wait for minutes and then say little."""
+        table = os.environ.get("RANK_TABLE_FILE", "")
+        if not (table.endswith(".json") and os.path.isfile(table)):
+            return [
+                "{} ranks find each other by a rank table. Received: RANK_TABLE_FILE={!r}. Set it to an existing .json "
+                "file on every rank.".format(self.settings.cluster.size, table)
+            ]
+        faults = rank_table.check(table, environ=os.environ, product=self.settings.product)
+        return ["{}: {}".format(table, fault) for fault in faults if not fault.warning]
 
     def fixed_options(self) -> Dict[str, Any]:
         """The options that nothing can change in this process once the device is open."""
@@ -106,6 +125,14 @@ class Backend:
         """Puts loss scaling and the reduction over ranks around `optimizer`, in the order that cannot hang."""
         return optimizers.scale_loss(optimizer, loss_scale)
 
+    def compile_arguments(self, arguments: Dict[str, Any]) -> Dict[str, Any]:
+        """The further arguments of `model.compile` as this backend needs them.
+
+        Raises:
+            ValueError: one of them cannot work on this backend.
+        """
+        return arguments
+
     def before_run(self, steps_per_execution: int, steps: Dict[str, Optional[int]]) -> None:
         """Checks and prepares fit, evaluate or predict.
 
@@ -121,31 +148,67 @@ class Backend:
         """Gives every rank the values of rank 0, in list order."""
 
     def sum_over_ranks(self, vector) -> np.ndarray:
-        """Adds up a vector over all ranks; one all-gather of 8 bytes a number.
+        """Adds up a vector over all ranks; a collective, see `gather_over_ranks`.
+
+        Args:
+            vector: (length,) real numbers; taken as float64, so that whole numbers are exact up to 2**53.
+
+        Returns:
+            (length,) float64, a new array with the same bits on every rank: the values added in rank order. Nothing is
+            lost but the rounding of size - 1 additions in float64. With one rank: the vector.
+
+        Raises:
+            ValueError: `vector` has not one axis, or does not hold real numbers.
+            RuntimeError: TF 1.15: the graph is finalised and was not prepared for this length.
+        """
+        return add_in_order(self._gather(_as_vector(vector, "sum_over_ranks")))
+
+    def gather_over_ranks(self, vector) -> np.ndarray:
+        """The vectors of all ranks; one all-gather of 8 bytes a number.
 
         A collective: every rank has to call it, in the same order and with the same length, or the others wait until
         HCCL gives up. The first call with a length compiles a graph for it, so keep to few lengths. An empty vector and
         a single rank take no collective.
 
         Args:
-            vector: (length,) real numbers; taken as float64, so that whole numbers are exact up to 2**53.
+            vector: (length,) real numbers; taken as float64.
 
         Returns:
-            (length,) float64, a new array with the same bits on every rank: the values added in rank order. They travel
-            with all their bits, so that nothing is lost but the rounding of size - 1 additions in float64, and NaN, Inf
-            and values beyond float32 arrive as they are. With one rank: the vector.
+            (size, length) float64, a new array with the same bits on every rank, in rank order. The values travel with
+            all their bits, so that NaN, Inf and values beyond float32 arrive as they are.
 
         Raises:
             ValueError: `vector` has not one axis, or does not hold real numbers.
             RuntimeError: TF 1.15: the graph is finalised and was not prepared for this length.
         """
-        vector = _as_vector(vector)
-        if self.settings.cluster.size == 1 or not vector.size:
-            return vector
+        return self._gather(_as_vector(vector, "gather_over_ranks"))
+
+    def _gather(self, vector):
+        size = self.settings.cluster.size
+        if size == 1 or not vector.size:
+            return np.repeat(vector[np.newaxis], size, axis=0)
         # The bits as whole numbers: the adapters put no float64 on the device, a precision mode may make float16 out of
         # float32, and operators of a 910A must not see Inf or NaN.
         words = np.ascontiguousarray(self._gather_of(2 * vector.size)(vector.view(np.int32)), np.int32)
-        return add_in_order(words.view(np.float64).reshape(self.settings.cluster.size, vector.size))
+        return words.view(np.float64).reshape(size, vector.size).copy()
+
+    def gather_texts(self, text: str) -> List[str]:
+        """The texts of all ranks, in rank order.
+
+        A collective: one small one where all texts are equal, and a second one as long as the longest elsewhere.
+
+        Raises:
+            RuntimeError: TF 1.15: the graph is finalised.
+        """
+        size, data = self.settings.cluster.size, text.encode()
+        told = self._gather(np.array([len(data), zlib.crc32(data)], np.float64))
+        if (told == told[0]).all():
+            return [text] * size
+        # To a multiple of 1 kB, so that texts of about one length share a graph.
+        count = -(-int(told[:, 0].max()) // 1024) * 256
+        words = np.frombuffer(data.ljust(4 * count, b"\0"), np.int32)
+        rows = np.ascontiguousarray(self._gather_of(count)(words), np.int32).reshape(size, count)
+        return [row.tobytes()[: int(length)].decode() for row, length in zip(rows, told[:, 0])]
 
     def prepare_sum(self, length: int) -> None:
         """Builds what `sum_over_ranks` needs for a vector of `length`, without running it.
@@ -169,7 +232,11 @@ class Backend:
 
     def describe(self) -> Dict[str, Any]:
         """What is stated at start, in the history and in the result file."""
-        return {"backend": self.name}
+        return dict({"backend": self.name}, **self._ranks())
+
+    def _ranks(self):
+        cluster = self.settings.cluster
+        return {} if cluster.size == 1 else {"rank": "{} of {}".format(cluster.rank, cluster.size)}
 
 
 class RankSum:
@@ -243,15 +310,15 @@ def add_in_order(rows) -> np.ndarray:
     return total
 
 
-def _as_vector(vector):
+def _as_vector(vector, name):
     array, problems = np.asarray(vector), []
     if array.ndim != 1:
         problems.append(
-            "sum_over_ranks takes an array with one axis. Received: shape={}. Give array.ravel().".format(array.shape)
+            "{} takes an array with one axis. Received: shape={}. Give array.ravel().".format(name, array.shape)
         )
     if array.dtype.kind not in "biuf":
         problems.append(
-            "sum_over_ranks takes real numbers. Received: dtype={}. Give array.astype('float64').".format(array.dtype)
+            "{} takes real numbers. Received: dtype={}. Give array.astype('float64').".format(name, array.dtype)
         )
     if problems:
         raise ValueError("\n".join(problems))

@@ -87,13 +87,20 @@ class NpuBridgeBackend(Backend):
             )
         ]
 
+    def fixed_options(self):
+        """As everywhere, and what HCCL reads once."""
+        return dict(super().fixed_options(), **self.settings.hccl.given())
+
     # --- life ---------------------------------------------------------------------------------------------------
 
     def open(self):
         """Imports the adapter, makes the session and gives it to Keras, before any variable exists."""
         refuse_late("Keras has to get the session of the NPU")
         os.environ.setdefault("JOB_ID", DEFAULT_JOB_ID)
+        self.settings.hccl.apply_variables()
         self._npu = load_adapter()
+        if self.settings.cluster.size > 1:
+            self.settings.hccl.apply_strategy()
         self.settings.options.make_directories()
         self._session = tf.Session(config=session_config(self.settings.options, self.settings.session_config))
         keras.backend.set_session(self._session)
@@ -125,8 +132,31 @@ class NpuBridgeBackend(Backend):
     def assemble(self, optimizer, loss_scale):
         """Reduces where gradients are computed, inside the loss scaling, which tests them afterwards."""
         if self.settings.cluster.size > 1:
-            optimizers.distribute(compat.inner_optimizer(optimizer), self._npu.npu_distributed_optimizer_wrapper)
+            optimizers.distribute(compat.inner_optimizer(optimizer), self._average_gradients)
         return optimizers.scale_loss(optimizer, loss_scale, float_status=self._float_status())
+
+    def _average_gradients(self, optimizer):
+        # Not by the adapter's wrapper, which clips the gradients of each rank before their mean and has no `fusion`.
+        optimizers.average_gradients(optimizer, lambda gradients, variables: list(map(self._mean, gradients)))
+        computed = optimizer._compute_gradients  # what minimize() calls, unlike Keras' fit
+
+        def compute_gradients(*args, **kwargs):
+            return [(self._mean(gradient), variable) for gradient, variable in computed(*args, **kwargs)]
+
+        optimizer._compute_gradients = compute_gradients
+        return optimizer
+
+    def _mean(self, gradient):
+        """The mean over the ranks; of IndexedSlices the slices of all ranks, each divided by their number."""
+        size, hccl_ops = self.settings.cluster.size, self._npu.hccl_ops
+        if gradient is None:
+            return None
+        if isinstance(gradient, tf.IndexedSlices):
+            values = hccl_ops.allgather(gradient.values, size)
+            indices = hccl_ops.allgather(gradient.indices, size)
+            return tf.IndexedSlices(values / tf.cast(size, values.dtype), indices, gradient.dense_shape)
+        total = hccl_ops.allreduce(gradient, "sum", fusion=self.settings.hccl.fusion)
+        return total / tf.cast(size, total.dtype)
 
     def _float_status(self):
         """The device's overflow register, where the device clips instead of showing Inf; else None."""
@@ -186,12 +216,13 @@ class NpuBridgeBackend(Backend):
 
     def describe(self):
         """The device, and how its overflow shows."""
-        return {
-            "backend": self.name,
-            "device": "NPU {}".format(self.settings.cluster.device_id),
-            "overflow": "Inf/NaN" if self._npu and self._npu.npu_plugin.is_inf_nan_enabled() else "saturation",
-            "tensorflow": tf.__version__,
-        }
+        return dict(
+            super().describe(),
+            device="NPU {}".format(self.settings.cluster.device_id),
+            overflow="Inf/NaN" if self._npu and self._npu.npu_plugin.is_inf_nan_enabled() else "saturation",
+            tensorflow=tf.__version__,
+            **self.settings.hccl.given(),
+        )
 
 
 def load_adapter():

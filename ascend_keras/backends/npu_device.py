@@ -72,6 +72,7 @@ class NpuDeviceBackend(Backend):
     def open(self):
         """Sets the options, then opens the device and makes it the default of the process."""
         refuse_late("The NPU has to be opened")
+        self.settings.hccl.apply_variables()
         try:
             npu = importlib.import_module("npu_device")
         except Exception as error:  # a missing library shows as ImportError, OSError or NameError
@@ -86,6 +87,8 @@ class NpuDeviceBackend(Backend):
         self._device = npu.open(self.settings.cluster.device_id)
         self._device.as_default()
         self._npu = npu
+        if self.settings.cluster.size > 1:
+            self.settings.hccl.apply_strategy()
         if self.settings.cluster.rank is None:
             # Of a CM_* launch only the collective runtime knows the rank, and only now.
             cluster = self.settings.cluster._replace(rank=self._device.worker_id)
@@ -95,7 +98,7 @@ class NpuDeviceBackend(Backend):
 
     def fixed_options(self):
         """All of them: what is set after the first open has no effect."""
-        return dict(self.settings.options, device=self.settings.cluster.device_id)
+        return dict(self.settings.options, device=self.settings.cluster.device_id, **self.settings.hccl.given())
 
     def close(self):
         """Nothing: the adapter keeps the device until the process ends, and closes it there by itself."""
@@ -126,7 +129,8 @@ class NpuDeviceBackend(Backend):
             optimizer = optimizers.unscaled(optimizer)
         if self.settings.cluster.size > 1:
             wrapper = self._npu.distribute.npu_distributed_keras_optimizer_wrapper
-            optimizer = optimizers.distribute(optimizer, wrapper)
+            fusion = self.settings.hccl.fusion
+            optimizer = optimizers.distribute(optimizer, lambda one: wrapper(one, fusion=fusion))
         return optimizer
 
     def synchronise(self, variables):
@@ -148,9 +152,10 @@ class NpuDeviceBackend(Backend):
 
     def describe(self):
         """The device, and how its overflow shows."""
-        return {
-            "backend": self.name,
-            "device": "NPU {}".format(self.settings.cluster.device_id),
-            "overflow": "Inf/NaN" if self._npu and self._npu.is_inf_nan_enabled() else "saturation",
-            "tensorflow": tf.__version__,
-        }
+        return dict(
+            super().describe(),
+            device="NPU {}".format(self.settings.cluster.device_id),
+            overflow="Inf/NaN" if self._npu and self._npu.is_inf_nan_enabled() else "saturation",
+            tensorflow=tf.__version__,
+            **self.settings.hccl.given(),
+        )

@@ -5,12 +5,16 @@ TF_USE_LEGACY_KERAS=1). Every difference between them that the library has to br
 or a constant that says what is wanted instead of what version gives it.
 """
 
+from ascend_keras.compat.collective_runtime import CollectiveRuntime
 from ascend_keras.compat.data import (
+    SequencePart,
     count_steps,
+    element_spec,
     ignore_errors,
     is_endless,
     open_dataset,
     run_apart,
+    scan,
     set_data_options,
 )
 from ascend_keras.compat.files import (
@@ -30,7 +34,9 @@ from ascend_keras.compat.losses import (
 from ascend_keras.compat.models import (
     all_layers,
     build_on,
+    compile_settings,
     is_complete,
+    layer_state,
     overrides_train_step,
     seed_variables,
     state_variables,
@@ -43,6 +49,7 @@ from ascend_keras.compat.optimizers import (
     has_schedule,
     inner_optimizer,
     is_keras_optimizer,
+    learning_rate_source,
     loads_by_itself,
     loss_scale_variable,
     optimizer_family,
@@ -65,7 +72,11 @@ from ascend_keras.compat.regularization import (
 )
 from ascend_keras.compat.running import (
     SecondEvaluation,
+    evaluation_logs,
     fit_arguments,
+    flat_evaluation,
+    is_callback_of_keras,
+    put_before_progress_bar,
     running_callbacks,
 )
 from ascend_keras.compat.slot_optimizer import SlotOptimizer
@@ -77,6 +88,7 @@ from ascend_keras.compat.stack import (
     TF1,
     TF_VERSION,
     accuracy_key,
+    all_versions,
     enable_determinism,
     functions_run_eagerly,
     has_seed,
@@ -102,6 +114,7 @@ from ascend_keras.compat.variables import (
 )
 
 __all__ = [
+    "CollectiveRuntime",
     "GraphOp",
     "GraphValue",
     "HAS_BFLOAT16",
@@ -111,21 +124,27 @@ __all__ = [
     "NEW_OPTIMIZERS",
     "STOPPING_RESTORES_LATE",
     "SecondEvaluation",
+    "SequencePart",
     "SetAside",
     "SlotOptimizer",
     "TF1",
     "TF_VERSION",
     "accuracy_key",
     "all_layers",
+    "all_versions",
     "build_on",
     "build_optimizer",
+    "compile_settings",
     "computes_in_float16",
     "count_steps",
     "decode_webp",
     "dtype_policy",
+    "element_spec",
     "enable_determinism",
+    "evaluation_logs",
     "existing_variables",
     "fit_arguments",
+    "flat_evaluation",
     "functions_run_eagerly",
     "get_learning_rate",
     "get_regularizers",
@@ -137,11 +156,14 @@ __all__ = [
     "host_function",
     "ignore_errors",
     "inner_optimizer",
+    "is_callback_of_keras",
     "is_complete",
     "is_endless",
     "is_keras_optimizer",
     "joined",
     "keras",
+    "layer_state",
+    "learning_rate_source",
     "leave_out",
     "loads_by_itself",
     "loss_scale_variable",
@@ -154,12 +176,14 @@ __all__ = [
     "optimizer_variables",
     "overrides_train_step",
     "own_weights",
+    "put_before_progress_bar",
     "read_records",
     "register",
     "register_in_module",
     "replace_skip",
     "run_apart",
     "running_callbacks",
+    "scan",
     "seed_variables",
     "set_data_options",
     "set_learning_rate",

@@ -1,6 +1,6 @@
 """Sizes and batches of a data source."""
 
-from ascend_keras.compat.stack import TF1, keras, tf
+from ascend_keras.compat.stack import KERAS3, TF1, keras, tf
 from ascend_keras.compat.variables import get_session
 
 
@@ -89,3 +89,45 @@ def run_apart(function):
     config.use_per_session_threads = True
     with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         session.run(tf.nest.flatten(function()))
+
+
+def element_spec(dataset):
+    """The types and shapes of what a dataset yields, as a structure of specs."""
+    return tf.data.experimental.get_structure(dataset)
+
+
+def scan(dataset, state, function):
+    """The dataset of what `function(state, *element)` returns second; what it returns first is the next state."""
+    if hasattr(dataset, "scan"):
+        return dataset.scan(state, function)
+    return dataset.apply(tf.data.experimental.scan(state, function))
+
+
+class SequencePart(keras.utils.Sequence):
+    """Some items of a Sequence as one of its own; the ends of epochs are passed on.
+
+    Args:
+        sequence: the whole.
+        indices: a range: the items of the part.
+    """
+
+    def __init__(self, sequence, indices):
+        # Keras 3 keeps here how many threads or processes read.
+        names = ("workers", "use_multiprocessing", "max_queue_size") if KERAS3 else ()
+        super().__init__(**{name: getattr(sequence, name) for name in names})
+        self._sequence, self._indices = sequence, indices
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        return self._sequence[self._indices[index]]
+
+    def on_epoch_begin(self):
+        """Keras 3 calls it, older Keras does not."""
+        if hasattr(self._sequence, "on_epoch_begin"):
+            self._sequence.on_epoch_begin()
+
+    def on_epoch_end(self):
+        """Where the whole shuffles, it does so now."""
+        self._sequence.on_epoch_end()

@@ -36,6 +36,18 @@ def seed_variables(model):
     return [generator.state for generator in generators if generator is not None]
 
 
+def layer_state(model):
+    """What the layers of a model keep beside their trainable weights, frozen or not: moving statistics, counters.
+
+    The weights of a frozen layer are none of it, nor are the states of metrics and of random numbers.
+    """
+    attribute = "_non_trainable_variables" if KERAS3 else "_non_trainable_weights"
+    owners = [owner for owner in [model] + all_layers(model) if not isinstance(owner, keras.metrics.Metric)]
+    seeds = {id(variable) for variable in seed_variables(model)}
+    found = {id(v): v for owner in owners for v in getattr(owner, attribute, ())}
+    return [variable for variable in found.values() if id(variable) not in seeds]
+
+
 def state_variables(model):
     """The variables that a forward pass in training mode may change: all but the trainable ones."""
     variables = {id(v): v for v in model.non_trainable_variables}
@@ -65,6 +77,24 @@ def steps_per_execution(model):
     return 1 if steps is None else int(steps.numpy() if hasattr(steps, "numpy") else steps)
 
 
+def compile_settings(model):
+    """Loss, metrics and their weights as they were given to `compile`, by name; None where there are none."""
+    if TF1:
+        metrics, weighted = (getattr(model, "_compile_{}metrics".format(kind), None) for kind in ("", "weighted_"))
+        weights = getattr(model, "loss_weights", None)
+    else:
+        losses = getattr(model, "_compile_loss" if KERAS3 else "compiled_loss", None)
+        holder = getattr(model, "_compile_metrics" if KERAS3 else "compiled_metrics", None)
+        metrics, weighted = (getattr(holder, "_user_{}metrics".format(kind), None) for kind in ("", "weighted_"))
+        weights = getattr(losses, "_user_loss_weights", None)
+    return {
+        "loss": getattr(model, "loss", None),
+        "loss_weights": weights,
+        "metrics": metrics or None,
+        "weighted_metrics": weighted or None,
+    }
+
+
 def overrides_train_step(model):
     """Whether a model has a training step of its own, which on Keras 3 must scale the loss by itself."""
     return KERAS3 and type(model).train_step is not keras.Model.train_step
@@ -78,8 +108,8 @@ def build_on(model, data):
     """
     if model.built or TF1:
         return
-    if isinstance(data, tf.data.Dataset):
-        first = next(iter(data.take(1)))
+    if isinstance(data, (tf.data.Dataset, keras.utils.Sequence)):
+        first = next(iter(data.take(1))) if isinstance(data, tf.data.Dataset) else data[0]
         inputs = first[0] if isinstance(first, tuple) else first
     elif hasattr(tf.nest.flatten(data)[0], "shape"):
         inputs = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:1]), data)

@@ -31,6 +31,12 @@ def _learning_rate_slot(optimizer):
     return optimizer._get_hyper("learning_rate") if "learning_rate" in optimizer._hyper else None
 
 
+def learning_rate_source(optimizer):
+    """What makes the learning rate: a schedule, a function, a number or the variable that holds it; None for none."""
+    optimizer = inner_optimizer(optimizer)
+    return optimizer._hyper.get("learning_rate") if hasattr(optimizer, "_hyper") else _learning_rate_slot(optimizer)
+
+
 def has_schedule(optimizer):
     """Whether the learning rate is a LearningRateSchedule, which cannot be assigned."""
     return isinstance(_learning_rate_slot(optimizer), keras.optimizers.schedules.LearningRateSchedule)

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+import ascend_keras
+
 keras = tf.keras
 
 TF_VERSION = tuple(int(part) for part in tf.__version__.split(".")[:2])
@@ -25,6 +27,16 @@ STOPPING_RESTORES_LATE = "best_weights" in keras.callbacks.EarlyStopping.on_trai
 def versions():
     """Those of Python and TensorFlow, as texts."""
     return platform.python_version(), tf.__version__
+
+
+def all_versions():
+    """Pairs of a name and a version: what the ranks of a run have to have in common."""
+    return [
+        ("ascend_keras", ascend_keras.__version__),
+        ("TensorFlow", tf.__version__),
+        ("Keras", KERAS_VERSION),
+        ("Python", platform.python_version()),
+    ]
 
 
 def stack_name():

@@ -1,6 +1,7 @@
 """The recipes' optimizers and weight decay; and what is put around a user's: loss scaling, the reduction over ranks."""
 
-from ascend_keras.optimizers.distribute import distribute, undistribute
+from ascend_keras.optimizers.distribute import average_gradients, distribute, is_distributed, undistribute
+from ascend_keras.optimizers.learning_rate import ScaledSchedule, scale_learning_rate
 from ascend_keras.optimizers.loss_scale import (
     current_loss_scale,
     is_loss_scaled,
@@ -20,16 +21,20 @@ __all__ = [
     "FloatStatus",
     "Momentum",
     "RMSProp",
+    "ScaledSchedule",
     "add_weight_decay",
+    "average_gradients",
     "check_loss_scale",
     "current_loss_scale",
     "decayed_variables",
     "distribute",
+    "is_distributed",
     "is_loss_scaled",
     "l2_loss",
     "l2_term",
     "loss_scale_of",
     "parse_loss_scale",
+    "scale_learning_rate",
     "scale_loss",
     "skip_mark",
     "skipped_steps",

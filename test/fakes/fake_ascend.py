@@ -52,6 +52,11 @@ def record(kind, **fields):
     return event
 
 
+def hccl_variables():
+    """The variables of HCCL as the device sees them when it is opened."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith("HCCL_")}
+
+
 def recorded(kind):
     """The events of one kind, oldest first."""
     return [event for event in events if event["event"] == kind]

@@ -112,6 +112,7 @@ def _all_reduce_gradient(unused_op, grad):
 def hcom_all_reduce(input, reduction, group, fusion, fusion_id, name=None):
     tensor = _checked(input, REDUCE_TYPES)
     _checked_reduction(reduction)
+    fake_ascend.record("all_reduce_built", fusion=fusion, fusion_id=fusion_id)
     with _identity_gradient_op("FakeHcomAllReduce"):
         return _hcom(
             "HcomAllReduce", tensor, functools.partial(_reduce_arrays, reduction), tensor.shape, group, name, reduction

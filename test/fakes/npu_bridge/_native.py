@@ -175,7 +175,7 @@ def start_engine(init_options):
     if problem and fake_ascend.rank_size() > 1:
         raise tf.errors.InternalError(None, None, "[GePlugin] Initialize ge failed, {}".format(problem))
     _frozen.update(init_options)
-    fake_ascend.record("ge_init", options=dict(init_options))
+    fake_ascend.record("ge_init", options=dict(init_options), hccl=fake_ascend.hccl_variables())
 
 
 def stop_engine():

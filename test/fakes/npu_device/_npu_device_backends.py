@@ -55,6 +55,7 @@ def Open(device_id, options):
         device_id=device_id,
         options=dict(_opened["options"]),
         hf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+        hccl=fake_ascend.hccl_variables(),
     )
     return ""
 
