@@ -268,6 +268,24 @@ def reduce_over_ranks(metrics, reduce):
     return {name: _ratio([next(sums) for _ in state]) for name, state in states.items()}
 
 
+def additive_sums(metrics):
+    """What metrics have summed up on this rank, for those whose result is a sum or a quotient of two.
+
+    Args:
+        metrics: metrics of this module and of Keras, or `model.metrics`.
+
+    Returns:
+        A dict of lists of Python floats: for the name of each such metric in the logs [total, count], or [total] of a
+        plain sum. Metrics with any other state, and those that share a name, are left out.
+    """
+    named = compat.named_metrics(metrics)
+    names = [name for name, _ in named]
+    states = {name: _state(metric) for name, metric in named if names.count(name) == 1}
+    states = {name: state for name, state in states.items() if state is not None}
+    sums = iter(_local_sums(states.values()).tolist())
+    return {name: [next(sums) for _ in state] for name, state in states.items()}
+
+
 def _state(metric):
     """The variables behind the total and, unless the metric is a plain sum, behind the count; None if not additive."""
     if isinstance(metric, _Ratio):

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import tempfile
 
 import numpy as np
 
@@ -33,6 +34,18 @@ def save(model, path):
         _replace(aside, path)
     finally:
         _remove(aside)
+
+
+def read_only(model, path):
+    """Takes part in a `save` of rank 0, on a rank that writes nothing; all other ranks have to call it with the path.
+
+    On TF 1.15 reading variables is a graph on the device, and every rank has to run the same ones: what `save` does is
+    done, and thrown away. Elsewhere nothing is to be done.
+    """
+    if not compat.TF1:
+        return
+    with tempfile.TemporaryDirectory(prefix="ascend_keras_rank_") as folder:
+        _write(model, os.path.join(folder, os.path.basename(os.fspath(path).rstrip(os.sep))))
 
 
 def _write(model, path):

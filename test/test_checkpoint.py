@@ -318,19 +318,28 @@ def test_only_the_main_rank_writes(model, folder):
 
     def reduce(vector):
         reduced.append(vector.tolist())
-        return vector + [10.0, 1.0]
+        return vector + [10.0, 1.0] if len(vector) == 2 else vector
 
     checkpoint.set_ranks(reduce, False)
     fit(model, Scores(1, 2, 3), counter, checkpoint)
     assert not os.path.exists(folder)
     assert counter.reads == 3
-    assert reduced == [[1, 1], [2, 1], [3, 1]]
+    # First whether a rank sees later checkpoints.
+    assert reduced == [[0], [1, 1], [2, 1], [3, 1]]
+
+
+def test_later_checkpoints_that_another_rank_sees_are_refused(model, folder):
+    checkpoint = Checkpoint(folder)
+    checkpoint.set_ranks(lambda vector: vector + 1.0, True)
+    with pytest.raises(ValueError) as caught:
+        fit(model, checkpoint, epochs=1)
+    assert "Received: initial_epoch=0, checkpoints that another rank sees. Restore" in str(caught.value)
 
 
 def test_best_of_several_ranks_is_that_of_their_mean(model, folder):
     others = iter([8.0, 5.0, 0.0])
     checkpoint = Checkpoint(folder, monitor="val_score", mode="max")
-    checkpoint.set_ranks(lambda vector: vector + [next(others), 1.0], True)
+    checkpoint.set_ranks(lambda vector: vector + [next(others), 1.0] if len(vector) == 2 else vector, True)
     fit(model, Scores(1, 5, 6), checkpoint, epochs=3)
     best = files.read_meta(checkpoint.best())
     assert (best["epoch"], best["logs"]["val_score"]) == (2, 5.0)

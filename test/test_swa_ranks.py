@@ -74,7 +74,7 @@ def train(name, callbacks, width=4, norm=True, x=x, repair_bn=False, first=()):
     trainer.compile(model, keras.optimizers.SGD(0.125, momentum=0.5), "mse")
     begin = collectives()
     try:
-        trainer.fit(model, x, y, batch_size=4, epochs=4, shuffle=False, verbose=0, validation_data=(x, y),
+        trainer.fit(model, x, y, batch_size=4, epochs=4, shuffle=False, verbose=0, validation_data=(x, y), shard=False,
                     callbacks=list(first) + [record] + callbacks, repair_bn=repair_bn)
     except Exception as error:
         seen["error"] = "%s: %s" % (type(error).__name__, error)
@@ -129,6 +129,10 @@ print("RESULT " + json.dumps(results))
 """
 # Per layer the count, and for each channel a sum and a sum of squares: in all 8 bytes a number, sent as int32.
 WORDS = 2 * ((1 + 2 * 3) + (1 + 2 * 4))
+# The ranks, and for each channel mean, variance and square of the mean.
+MERGED = 2 * (1 + 3 * 3 + 3 * 4)
+# Numbers of a log, and how many evaluations of the raw weights there are.
+MESSAGE, RAW = 2 * 32, 3
 
 
 @pytest.fixture(scope="module")
@@ -202,15 +206,18 @@ class TestOnTheAdapters:
 
     def test_statistics_of_one_shard_would_be_others(self, ranks):
         # Else the test above could not fail.
-        first, second = (value["off"]["statistics"] for value in ranks[0])
-        assert first[0] != second[0]
         assert abs(shard(0)[0].mean(axis=0) - shard(1)[0].mean(axis=0)).min() > 2
+
+    def test_without_re_estimation_both_ranks_have_one_statistic(self, ranks):
+        first, second = (value["off"]["statistics"] for value in ranks[0])
+        assert first == second
+        assert first[0] != ranks[0][0]["auto"]["statistics"][0]
 
     def test_raw_weights_are_those_of_the_last_epoch(self, ranks):
         for value in ranks[0]:
             raw = value["auto"]["raw"]
             assert [w for w in raw if w in value["auto"]["epochs"][-1]] == value["auto"]["epochs"][-1]
-            # With the statistics that the rank had from its own shard.
+            # With the statistics that training has left, merged over the ranks.
             assert value["off"]["statistics"][0] in raw
 
     def test_both_ranks_send_the_same(self, ranks, module_adapter):
@@ -226,9 +233,12 @@ class TestOnTheAdapters:
         gather = dict(kind="HcomAllGather", shape=[WORDS], dtype="int32", reduction=None, group="hccl_world_group")
         for rank in range(2):
             plain = ranks[1]["none"][rank]
-            assert ranks[1]["off"][rank] == plain, "averaging sends nothing"
-            for name in ("auto", "uneven"):
-                assert ranks[1][name][rank] == plain + [dict(gather, size=2)]
+            assert ranks[1]["off"][rank] == plain + [dict(gather, shape=[MERGED], size=2)], "averaging sends nothing"
+            assert ranks[1]["auto"][rank] == plain + [dict(gather, size=2)]
+            # validate="both" evaluates the raw weights as well in the epochs in which there is an average.
+            assert sorted(map(str, ranks[1]["uneven"][rank])) == sorted(
+                map(str, plain + [dict(gather, size=2)] + RAW * [dict(gather, shape=[MESSAGE], size=2)])
+            )
 
     def test_debugging_costs_one_collective_more(self, ranks, module_adapter):
         if module_adapter.real:
@@ -378,10 +388,18 @@ class TestAsTwoInOne:
             check_population(statistics(rank.model)[:2], np.concatenate([shard(0)[0], shard(1, 16)[0]]))
 
     @pytest.mark.parametrize("options", [dict(bn="off"), dict(bn="average")])
-    def test_no_sum_where_nothing_is_re_estimated(self, options):
+    def test_statistics_are_merged_where_nothing_is_re_estimated(self, options):
+        random = np.random.RandomState(3)
+        means, variances = random.randn(2, 7), random.rand(2, 7)
         rank = Rank(True, **options)
+        rank.told = np.concatenate([[2.0], means.sum(axis=0), variances.sum(axis=0), (means**2).sum(axis=0)])
         rank.train()
-        assert rank.brought == []
+        assert [len(vector) for vector in rank.brought] == [MERGED // 2]
+        first, second = slice(0, 3), slice(3, 7)
+        merged = means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0)
+        expected = [part[channels] for channels in (first, second) for part in merged]
+        for found, value in zip(statistics(rank.model), expected):
+            np.testing.assert_allclose(found, value, rtol=1e-6)
 
     def test_nan_of_another_rank_is_refused_on_every_rank(self):
         """All have to notice, or those that do not would wait for the others at the next collective."""

@@ -212,11 +212,14 @@ class Checkpoint(keras.callbacks.Callback):
         if not self._begun:
             self._begun = True
             later = [path for _, path, meta in self._folder.whole() if meta["epoch"] > epoch]
-            if later:
+            # On all ranks or on none: what one of them sees on its disk, the others may not.
+            if later if self._reduce is None else self._reduce(np.array([len(later)], np.float64))[0]:
                 raise ValueError(
                     "The folder holds checkpoints of later epochs than this training begins with, which `latest` would "
                     "prefer to new ones. Received: initial_epoch={}, {}. Restore the newest and give fit its epoch, "
-                    "name another folder, or remove them.".format(epoch, ", ".join(map(repr, later)))
+                    "name another folder, or remove them.".format(
+                        epoch, ", ".join(map(repr, later)) or "checkpoints that another rank sees"
+                    )
                 )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -37,15 +37,3 @@ class LossScaleReport(keras.callbacks.Callback):
 
     def _steps(self):
         return int(compat.get_values([self.model.optimizer.iterations])[0])
-
-
-class Synchronise(keras.callbacks.Callback):
-    """Gives every rank the variables of rank 0 before the first step: weights, statistics, slots and counters."""
-
-    def __init__(self, backend):
-        super().__init__()
-        self._backend = backend
-
-    def on_train_begin(self, logs=None):
-        """Broadcasts in list order, the same on every rank."""
-        self._backend.synchronise(list(self.model.weights) + compat.optimizer_variables(self.model.optimizer))

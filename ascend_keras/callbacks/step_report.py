@@ -4,6 +4,8 @@ import math
 import time
 from typing import Any
 
+import numpy as np
+
 from ascend_keras import compat, optimizers
 from ascend_keras.compat import keras
 from ascend_keras.recipes.lines import StepLine
@@ -15,8 +17,9 @@ class StepReport(keras.callbacks.Callback):
     Loss: the mean over the steps since the last report, not the loss of the last step alone. Keras' logs hold a running
     mean over the epoch on some stacks and the loss of the batch on others; both are turned into that mean, so that all
     stacks report the same. With `metric` it is exact; without, Keras' running mean in float32 leaves an error of about
-    1e-7 * loss * (steps of the epoch so far) / (steps since the last report). On several ranks it is that of the main
-    one. `total_loss` contains `optimizers.l2_term` of the weights as they are at the report, `loss` does not.
+    1e-7 * loss * (steps of the epoch so far) / (steps since the last report). On several ranks it is the mean over
+    them, by one small sum over the ranks a report. `total_loss` contains `optimizers.l2_term` of the weights as they
+    are at the report, `loss` does not.
 
     Speed: as `callbacks.Throughput` has it. The first execution, which compiles, is left out, as is what happens
     between epochs; waiting for input is left in. A report that would hold nothing but the first execution is put off to
@@ -50,12 +53,12 @@ class StepReport(keras.callbacks.Callback):
         self._loss: Any = _LogLoss() if metric is None else _MetricLoss(metric)
         self._initial_step = self.step = self._reported = initial_step
         self._clock = clock
-        self._is_main = True
+        self._reduce, self._is_main = None, True
         self.compile_seconds = math.nan
 
     def set_ranks(self, reduce, is_main):
-        """What NPUTrainer tells its callbacks: only the main rank reports."""
-        self._is_main = is_main
+        """What NPUTrainer tells its callbacks: the sum over ranks, None on one; only the main rank reports."""
+        self._reduce, self._is_main = reduce, is_main
 
     def report(self, line):
         """Takes a `StepLine`; for subclasses."""
@@ -76,6 +79,8 @@ class StepReport(keras.callbacks.Callback):
         # On TF 1.15 they are added to the graph, which may be closed later.
         optimizers.l2_term(self.model)
         compat.get_learning_rate(self.model.optimizer, behind=1)
+        if hasattr(self._reduce, "prepare"):
+            self._reduce.prepare(2)
         self._since = self._clock()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -141,6 +146,7 @@ class StepReport(keras.callbacks.Callback):
         steps = self._steady_steps or self.step - self._initial_step
         per_step = (self._seconds if self._steady_steps else self.compile_seconds) / steps
         loss, includes_l2 = self._loss.mean()
+        loss = self._over_ranks(loss)
         l2 = optimizers.l2_term(self.model)
         line = StepLine(
             step=self.step,
@@ -155,6 +161,12 @@ class StepReport(keras.callbacks.Callback):
         # What is read is a graph on the device, which all ranks have to run; only the words are those of one.
         if self._is_main:
             self.report(line)
+
+    def _over_ranks(self, value):
+        if self._reduce is None:
+            return value
+        total, size = self._reduce(np.array([value, 1.0], np.float64))
+        return float(total) / float(size)
 
 
 class _MetricLoss:

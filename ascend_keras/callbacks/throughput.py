@@ -3,6 +3,8 @@
 import math
 import time
 
+import numpy as np
+
 from ascend_keras.compat import keras
 from ascend_keras.log import logger
 
@@ -33,7 +35,12 @@ class Throughput(keras.callbacks.Callback):
         _check(batch_size=batch_size, epoch_samples=epoch_samples)
         self._given = batch_size, epoch_samples
         self._clock = clock
+        self._reduce, self._is_main = None, True
         self._reset()
+
+    def set_ranks(self, reduce, is_main):
+        """What NPUTrainer tells its callbacks: the sum over ranks, None on one, and whether this one speaks."""
+        self._reduce, self._is_main = reduce, is_main
 
     def _reset(self):
         self.batch_size, self._epoch_samples = self._given
@@ -57,8 +64,10 @@ class Throughput(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._reset()
         if self.batch_size is None and self.params.get("batch_size"):
-            self.batch_size = self.params["batch_size"]
-            self._epoch_samples = self.params.get("samples")
+            # Of this rank; all have as many.
+            ranks = 1 if self._reduce is None else int(self._reduce(np.ones(1))[0])
+            self.batch_size = self.params["batch_size"] * ranks
+            self._epoch_samples = self.params["samples"] * ranks if self.params.get("samples") else None
         self._since = self._clock()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -92,6 +101,8 @@ class Throughput(keras.callbacks.Callback):
             logs["images_per_sec"] = _ratio(self.samples - samples, self.seconds - seconds)
 
     def on_train_end(self, logs=None):
+        if not self._is_main:
+            return
         if not self.steps:
             logger.warning(
                 "The speed of this training was not measured: all of its %d steps ran in the first execution, which "

@@ -123,7 +123,7 @@ class SWA(keras.callbacks.Callback):
 
         Args:
             reduce: a function that returns the sum of a float64 vector over the ranks; None on one rank.
-            is_main: whether this rank writes files.
+            is_main: whether this rank writes files and prints.
         """
         self._reduce, self._is_main = reduce, is_main
 
@@ -226,8 +226,7 @@ class SWA(keras.callbacks.Callback):
         state = None if state is None or state["finished"] else state
         self._begin(state or {})
         self._expected = state["epoch"] if state else None
-        optimizer = self.model.optimizer
-        problems = fit_problems(self.settings, optimizer, self._timeline.initial, self._timeline.low)
+        problems = fit_problems(self.settings, self.model.optimizer, self._timeline.initial, self._timeline.low)
         problems += self._timeline.problems(self.params["epochs"], compat.steps_per_execution(self.model))
         raise_if(problems + neighbours.problems(self))
         if hasattr(self._reduce, "prepare") and agreement.wanted():
@@ -245,7 +244,7 @@ class SWA(keras.callbacks.Callback):
         self.sampled_epochs, self.sampled_steps = map(list, state.get("sampled", ((), ())))
         self.bn_summary = None
         self._finished = self._started = False
-        self._validation.prepare(self.model, state.get("best"))
+        self._validation.prepare(self.model, state.get("best"), self._reduce)
         self._epoch, self._batches, self._step = state.get("epoch", 0) - 1, 0, state.get("step", 0)
         steps = timelines.known_steps(self.params) or state.get("steps")
         manual = self.settings.lr_schedule == "manual"
@@ -364,6 +363,7 @@ class SWA(keras.callbacks.Callback):
                 self._report("reinitializing batch normalization layers")
                 self._report("running forward pass to adjust batch normalization")
                 self.bn_summary = self._statistics.install(self._reduce)
+            self._statistics.merge(self.model, self._reduce)
         except BaseException:
             # An average without its statistics is worth less than the raw weights.
             self._average.exchange()
@@ -395,5 +395,5 @@ class SWA(keras.callbacks.Callback):
         self._say("\nEpoch {:05d}: {}".format(self._epoch + 1, event))
 
     def _say(self, line):
-        if self.settings.verbose:
+        if self.settings.verbose and self._is_main:
             sys.stdout.write(line + "\n")

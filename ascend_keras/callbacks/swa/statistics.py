@@ -4,6 +4,7 @@ from typing import Any
 
 from ascend_keras import compat
 from ascend_keras.callbacks.batch_norm import Batches, BatchNormPass, batch_norm_layers
+from ascend_keras.callbacks.merged_statistics import MergedStatistics
 
 # The words of keras-swa, for tools that look for them, and then what is true here.
 ANNOUNCEMENT = (
@@ -51,6 +52,8 @@ class Statistics:
         """
         self._other = []
         self._source = self._find_source(model, steps) if self._settings.bn not in ("off", "average") else None
+        if reduce is not None and compat.TF1 and self._source is None:
+            MergedStatistics(model).prepare(reduce)
         found = self._find_layers(model)
         if found:
             self._pass.build(reduce) if compat.TF1 else self._pass.check_reach()
@@ -108,6 +111,11 @@ class Statistics:
         summary = self._pass.run(self._batches, reduce=reduce)
         self._other = list(zip(variables, before))
         return summary
+
+    def merge(self, model, reduce):
+        """Without a re-estimation: makes one of the statistics that the ranks have gathered; `reduce` as above."""
+        if reduce is not None and self._source is None:
+            MergedStatistics(model).merge(reduce)
 
     def re_estimated(self):
         """The variables that `install` has set, in the order of the layers; [] where it was not called."""

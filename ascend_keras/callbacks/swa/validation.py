@@ -1,9 +1,12 @@
 """Validation of the average in the middle of a training, and the best average in a file."""
 
 import warnings
+from typing import Any
 
 from ascend_keras import compat, saving
 from ascend_keras.callbacks.monitors import greater_is_better
+from ascend_keras.callbacks.rank_exchange import LENGTH, add_in_messages
+from ascend_keras.callbacks.reduced_logs import reduce_evaluation
 
 
 class Validation:
@@ -24,14 +27,15 @@ class Validation:
         self._settings = settings
         self._record = None
         self._last = None
-        self._again = None
+        self._again: Any = None
 
-    def prepare(self, model, record=None):
+    def prepare(self, model, record=None, reduce=None):
         """Begins a training.
 
         Args:
             model: the model.
             record: what was best in another process, of which this one goes on.
+            reduce: sum over ranks, None on one rank.
         """
         self._record = record
         self._last = None
@@ -39,6 +43,9 @@ class Validation:
         # Outside of fit nobody knows, and on_test_begin may come.
         self.lends = self._settings.validate != "raw" and arguments.get("validation_data", "unknown") is not None
         self._again = compat.SecondEvaluation(model, arguments) if self._settings.validate == "both" else None
+        if self._again is not None and hasattr(reduce, "prepare"):
+            reduce.prepare(LENGTH)
+        self._model, self._reduce = model, reduce
 
     @property
     def record(self):
@@ -66,9 +73,17 @@ class Validation:
         if self._again is None or not seen:
             return
         has_average = average is not None and average.count
-        raw = self._again() if has_average else seen
+        raw = self._evaluate_again() if has_average else seen
         logs.update({"raw_val_" + name: raw[name] for name in seen if name in raw})
         self._last = (logs.get("val_loss"), logs.get("raw_val_loss")) if has_average else None
+
+    def _evaluate_again(self):
+        logs = self._again()
+        if self._reduce is None:
+            return logs
+        return reduce_evaluation(
+            self._model, logs, lambda names, values: add_in_messages(self._reduce, values), self._again.weight
+        )
 
     def save_best(self, logs, model, average, is_main):
         """Saves the average if it is the best so far by what was validated."""
@@ -86,12 +101,12 @@ class Validation:
         value = float(logs[monitor])
         if self._record is None or (value > self._record if greater_is_better(monitor, mode) else value < self._record):
             self._record = value
-            if is_main:
-                average.lend()
-                try:
-                    saving.save(model, path)
-                finally:
-                    average.take_back()
+            # All ranks, as what goes on with the variables is a graph on the device.
+            average.lend()
+            try:
+                saving.save(model, path) if is_main else saving.read_only(model, path)
+            finally:
+                average.take_back()
 
     def warn_if_worse(self):
         """Says so if the average ended worse than the raw weights."""
