@@ -1,10 +1,12 @@
 """NPUTrainer: the Keras verbs, on whatever device there is."""
 
 from ascend_keras import backends, callbacks, compat, optimizers, saving
-from ascend_keras.backends import npu_options
+from ascend_keras.backends import npu_hccl, npu_options
 from ascend_keras.backends.base import RankSum, Settings
+from ascend_keras.callbacks import rank_files, synchronise, watchdog
 from ascend_keras.compat import keras, tf
 from ascend_keras.distributed import cluster as clusters
+from ascend_keras.distributed import fingerprint, launch_marks, shards
 from ascend_keras.log import logger
 
 
@@ -27,10 +29,16 @@ class NPUTrainer:
         mixlist: a JSON file, or a dict, of operator types that may or may not drop precision in a mixed mode.
         fusion_switch: a JSON file that switches graph fusions.
         hcom_parallel: whether gradients are reduced while others are still computed.
+        gradient_fusion: how gradients are grouped into all-reduces: 0 (each alone), 1 to 8 groups, fractions, or the
+            last gradient of each group (docs/npu-collectives.md).
+        hccl_connect_timeout: seconds in which the ranks have to find each other, 120 to 7200.
+        hccl_exec_timeout: seconds that a rank waits in a collective.
         op_cache: a directory in which compiled operators are kept.
         options: further options of the adapters by name (docs/options.md).
         product: "910A", "A2", "A3" or "950", to have options checked against it.
         seed: seeds Python, NumPy and TensorFlow.
+        watchdog: seconds without a step after which a run is ended, see `callbacks.Watchdog`; 0 for none, "auto" for
+            600 on several ranks and none on one. The environment variable ASCEND_KERAS_WATCHDOG goes before it.
         session_config: TF 1.15: a ConfigProto to start from.
 
     Attributes:
@@ -56,10 +64,14 @@ class NPUTrainer:
         mixlist=None,
         fusion_switch=None,
         hcom_parallel=None,
+        gradient_fusion=None,
+        hccl_connect_timeout=None,
+        hccl_exec_timeout=None,
         op_cache=None,
         options=None,
         product=None,
         seed=None,
+        watchdog="auto",
         session_config=None,
     ):
         named = dict(
@@ -74,13 +86,19 @@ class NPUTrainer:
             hcom_parallel=hcom_parallel,
             op_cache=op_cache,
         )
-        name, passed_over, settings = _resolve(backend, loss_scale, options, named, product, session_config, seed)
-        self.loss_scale = loss_scale
+        waits = dict(
+            gradient_fusion=gradient_fusion, connect_timeout=hccl_connect_timeout, exec_timeout=hccl_exec_timeout
+        )
+        name, passed_over, settings, self._patience = _resolve(
+            backend, loss_scale, options, named, product, session_config, seed, watchdog, waits
+        )
+        self.loss_scale, self.seed = loss_scale, seed
         self.backend = backends.open_backend(name, settings)
         self.model = None
         self._closed = False
         self._set_seed(seed)
         self._state_backend(passed_over)
+        launch_marks.mark_started()
 
     def _set_seed(self, seed):
         # Not before the device is open: opening it replaces the context that holds the seed.
@@ -98,10 +116,11 @@ class NPUTrainer:
     def _state_backend(self, passed_over):
         stated = ", ".join("{} {}".format(key, value) for key, value in sorted(self.describe().items()))
         logger.info(stated + "".join("; passed over {}".format(reason.rstrip(".")) for reason in passed_over))
-        ignored = self.settings.options.ignored_on_host() if self.backend.adapter is None else []
+        options, hccl = self.settings.options, self.settings.hccl
+        ignored = options.ignored_on_host() + sorted(hccl.given()) if self.backend.adapter is None else []
         if ignored:
             logger.info("checked, but without effect on a host: %s", ", ".join(ignored))
-        for warning in self.settings.options.warnings:
+        for warning in list(options.warnings) + list(hccl.notices):
             logger.warning(warning)
 
     def describe(self):
@@ -139,7 +158,7 @@ class NPUTrainer:
 
     # --- Keras verbs --------------------------------------------------------------------------------------------
 
-    def compile(self, model, optimizer="rmsprop", loss=None, metrics=None, **arguments):
+    def compile(self, model, optimizer="rmsprop", loss=None, metrics=None, *, scale_learning_rate=None, **arguments):
         """Compiles `model`, with loss scaling and the reduction over ranks around `optimizer`.
 
         Args:
@@ -147,6 +166,8 @@ class NPUTrainer:
             optimizer: a Keras optimizer or its name. One that is wrapped already, such as that of a loaded model, is
                 not wrapped twice.
             loss, metrics, arguments: as in `model.compile`.
+            scale_learning_rate: None, or what the learning rate is multiplied by on several ranks: "linear", their
+                number; "sqrt", its root (see `optimizers.scale_learning_rate`).
 
         Returns:
             The model.
@@ -155,10 +176,12 @@ class NPUTrainer:
         if compat.TF1 and arguments.pop("steps_per_execution", 1) not in (None, 1):
             logger.warning("steps_per_execution: TF 1.15 runs one step per call, so 1 is used")
         optimizer = keras.optimizers.get(optimizer)
+        optimizers.scale_learning_rate(optimizer, self.settings.cluster.size, scale_learning_rate)
         optimizer = self.backend.assemble(optimizer, self._loss_scale(optimizer))
         if compat.KERAS3:
             # Keras would put a loss scale of its own around ours, or in place of none.
             arguments.setdefault("auto_scale_loss", False)
+        arguments = self.backend.compile_arguments(arguments)
         if optimizers.is_loss_scaled(optimizer) and compat.overrides_train_step(model):
             logger.warning(
                 "%s has a train_step of its own: on Keras 3 it has to call self.optimizer.scale_loss(loss) before the "
@@ -175,45 +198,69 @@ class NPUTrainer:
         `x` and `validation_data` may be functions of a `tf.distribute.InputContext` that return a dataset; one with a
         method `steps(ranks)`, as `data.images` makes them, says the length of an epoch itself.
 
+        On several ranks each takes its part of the data (docs/ranks.md), `batch_size` and steps are those of one rank,
+        and the numbers in the logs those of all.
+
         Args:
             repair_bn: with a callback of keras-swa: whether to re-estimate batch normalization when training ends,
                 which keras-swa leaves ruined.
+            shard: False where the data is this rank's part already.
 
         Returns:
             The Keras History, with `history.backend` saying what ran where.
+
+        Raises:
+            ValueError: the ranks are not about to do the same, or their data cannot be divided; on all of them.
         """
         self._check_open()
-        arguments = self._with_steps(arguments, steps_per_epoch=x, validation_steps=validation_data)
-        x, validation_data = self._dataset(x), self._dataset(validation_data)
-        self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
-        if self.settings.cluster.size > 1:
-            compat.build_on(model, x)  # so that there is something to broadcast before the first step
-        callbacks = self._callbacks(callbacks, repair_bn)
-        try:
-            history = model.fit(x, y, validation_data=validation_data, callbacks=callbacks, **arguments)
-        except BaseException:
-            for callback in callbacks:
-                if hasattr(callback, "release"):
-                    callback.release()
-            raise
+        given = dict(x=x, y=y, validation_data=validation_data)
+        whole = arguments.get("shard", True)
+        with self._watched() as watching:
+            x, y, validation_data, arguments = shards.for_fit(
+                x, y, validation_data, arguments, self.settings.cluster, self.backend.gather_over_ranks
+            )
+            self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
+            user = _listed(callbacks)
+            callbacks = watching + self._callbacks(user, repair_bn)
+            try:
+                arguments = self._together("fit", model, x, arguments, given, whole, user)
+                history = model.fit(x, y, validation_data=validation_data, callbacks=callbacks, **arguments)
+            except BaseException:
+                for callback in callbacks:
+                    if hasattr(callback, "release"):
+                        callback.release()
+                raise
         history.backend = dict(self.describe(), loss_scale=optimizers.loss_scale_of(model.optimizer))
         return history
 
-    def evaluate(self, model, x=None, y=None, **arguments):
-        """Evaluates; arguments and result are those of `model.evaluate`."""
-        self._check_open()
-        arguments = self._with_steps(arguments, steps=x)
-        x = self._dataset(x)
-        self.backend.before_run(compat.steps_per_execution(model), {"test": known_steps(x, arguments)})
-        return model.evaluate(x, y, **arguments)
+    def evaluate(self, model, x=None, y=None, *, callbacks=None, **arguments):
+        """Evaluates; arguments and result are those of `model.evaluate`.
 
-    def predict(self, model, x, **arguments):
-        """Predicts; arguments and result are those of `model.predict`."""
+        On several ranks each takes its part of the data, and every example counts once in the result of all.
+        """
         self._check_open()
-        arguments = self._with_steps(arguments, steps=x)
-        x = self._dataset(x)
-        self.backend.before_run(compat.steps_per_execution(model), {"predict": known_steps(x, arguments)})
-        return model.predict(x, **arguments)
+        given = dict(x=x, y=y)
+        whole = arguments.get("shard", True)
+        with self._watched() as watching:
+            cluster = self.settings.cluster
+            x, y, arguments = shards.for_evaluate(x, y, arguments, cluster, self.backend.gather_over_ranks)
+            self.backend.before_run(compat.steps_per_execution(model), {"test": known_steps(x, arguments)})
+            arguments = self._together("evaluate", model, x, arguments, given, whole)
+            arguments["callbacks"] = watching + _listed(callbacks)
+            if cluster.size > 1:
+                return synchronise.evaluate(self.backend, model, x, y, **arguments)
+            return model.evaluate(x, y, **arguments)
+
+    def predict(self, model, x, *, callbacks=None, **arguments):
+        """Predicts; arguments and result are those of `model.predict`. Every rank predicts all."""
+        self._check_open()
+        given = dict(x=x)
+        whole = arguments.get("shard", True)
+        with self._watched() as watching:
+            x, arguments = shards.for_predict(x, arguments, self.settings.cluster)
+            self.backend.before_run(compat.steps_per_execution(model), {"predict": known_steps(x, arguments)})
+            arguments = self._together("predict", model, x, arguments, given, whole)
+            return model.predict(x, callbacks=watching + _listed(callbacks), **arguments)
 
     def save(self, model, path):
         """Writes a file that loads where ascend_keras is not installed; rank 0 writes, all others return.
@@ -228,30 +275,41 @@ class NPUTrainer:
         """
         if self.settings.cluster.is_main:
             saving.save(model, path)
+        else:
+            saving.read_only(model, path)
         return path
 
     # --- parts of a run -----------------------------------------------------------------------------------------
 
-    def _dataset(self, data):
-        if not callable(data) or isinstance(data, (tf.data.Dataset, keras.utils.Sequence)):
-            return data
+    def _watched(self):
         cluster = self.settings.cluster
-        return data(
-            tf.distribute.InputContext(
-                num_input_pipelines=cluster.size,
-                input_pipeline_id=cluster.rank or 0,
-                num_replicas_in_sync=cluster.size,
-            )
-        )
+        return watchdog.watched(self._patience, cluster.rank, cluster.size)
 
-    def _with_steps(self, arguments, **sources):
-        """The arguments of a Keras verb, with the steps that the data itself tells where none are given."""
-        ranks = self.settings.cluster.size
-        told = {name: data.steps(ranks) for name, data in sources.items() if hasattr(data, "steps")}
-        return dict(arguments, **{name: arguments.get(name) or steps for name, steps in told.items()})
+    def _together(self, verb, model, x, arguments, given, whole, callbacks=()):
+        """Makes sure that all ranks are about to do the same; returns the arguments as this rank needs them."""
+        cluster = self.settings.cluster
+        if cluster.size == 1:
+            return arguments
+        compat.build_on(model, x)  # so that there is something to compare, and to broadcast before the first step
+        described = fingerprint.describe(
+            verb,
+            model,
+            arguments,
+            data=given,
+            whole=whole,
+            callbacks=callbacks,
+            settings=self.settings,
+            backend=self.backend.name,
+            loss_scale=self._loss_scale(),
+            seed=self.seed,
+            hccl=self.settings.hccl.given(),
+        )
+        fingerprint.compare(described, self.backend.gather_texts, cluster.rank)
+        # Eight progress bars would hide each other.
+        return arguments if cluster.is_main else dict(arguments, verbose=0)
 
     def _callbacks(self, user, repair_bn):
-        user = [user] if isinstance(user, keras.callbacks.Callback) else list(user or [])
+        user = list(user)
         cluster = self.settings.cluster
         if any(map(callbacks.is_keras_swa, user)):
             user.append(callbacks.KerasSWARepair(repair_bn))
@@ -265,9 +323,13 @@ class NPUTrainer:
                 callback.set_ranks(RankSum(self.backend) if cluster.size > 1 else None, cluster.is_main)
             if hasattr(callback, "set_backend"):
                 callback.set_backend(self.backend.name)
-        ours = [callbacks.Synchronise(self.backend)] if cluster.size > 1 else []
         # Before the user's, so that what it adds to the logs reaches them.
-        return ours + [callbacks.LossScaleReport()] + user
+        listed = [callbacks.LossScaleReport()] + user
+        return rank_files.for_ranks(listed, self.backend) if cluster.size > 1 else listed
+
+
+def _listed(callbacks):
+    return [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
 
 
 def known_steps(data, arguments, steps="steps", batch_size="batch_size"):
@@ -293,7 +355,7 @@ def fit_steps(x, validation_data, arguments):
     return steps
 
 
-def _resolve(request, loss_scale, options, named, product, session_config, seed):
+def _resolve(request, loss_scale, options, named, product, session_config, seed, patience, waits):
     """Turns the arguments of NPUTrainer into a backend's name and its settings, or raises with all that is wrong."""
     values, problems = npu_options.from_arguments(options, **named)
     problems.append(optimizers.check_loss_scale(loss_scale))
@@ -307,12 +369,16 @@ def _resolve(request, loss_scale, options, named, product, session_config, seed)
         cluster = clusters.Cluster()
         problems.append(str(error))
     try:
+        patience = watchdog.timeout_of(patience, cluster.size)
+    except ValueError as error:
+        problems.append(str(error))
+    try:
         name, passed_over = backends.choose(request)
     except ValueError as error:
         name, passed_over = "host", []
         problems.append(str(error))
     adapter = backends.load(name).adapter
-    option_set = npu_options.resolve(
-        values, adapter=adapter, product=product, problems=[problem for problem in problems if problem]
-    )
-    return name, passed_over, Settings(option_set, cluster, product, session_config)
+    hccl, found = npu_hccl.resolve(**waits, options=values, adapter=adapter, product=product, ranks=cluster.size)
+    problems = [problem for problem in problems if problem] + found
+    option_set = npu_options.resolve(values, adapter=adapter, product=product, problems=problems)
+    return name, passed_over, Settings(option_set, cluster, product, session_config, hccl), patience

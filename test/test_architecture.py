@@ -13,12 +13,15 @@ PACKAGE = os.path.join(ROOT, "ascend_keras")
 
 # From the ground up; a module may import from its own floor and from those below. The longest prefix counts.
 FLOORS = [
-    ["log", "compat", "distributed.cluster", "distributed.rank_table", "backends.npu_"],
+    ["log", "compat", "backends.npu_", "distributed.cluster", "distributed.cores", "distributed.launch_marks"]
+    + ["distributed.rank_table", "distributed.texts", "distributed.watch"],
     ["callbacks", "optimizers", "schedules", "losses", "metrics", "data", "models", "export", "report", "saving"]
-    + ["distributed.launch", "distributed.collectives", "recipes", "checkpoint_files"],
+    + ["distributed.launch", "distributed.collectives", "distributed.peers", "distributed.fingerprint"]
+    + ["distributed.parts", "distributed.agreement", "distributed.shards"]
+    + ["recipes", "checkpoint_files"],
     ["backends"],
     ["trainer", "doctor", "study"],
-    ["cli", "cli_data", "__main__"],
+    ["cli", "cli_data", "cli_rank_table", "cli_launch", "__main__"],
 ]
 # Backends of the two adapters share the prefix of the option catalogue, which stands on the ground floor.
 EXCEPTIONS = {"backends.npu_bridge": 2, "backends.npu_device": 2}
