@@ -22,6 +22,7 @@ flags.DEFINE_string("data_save_path", None, "where dumps go; None: below output_
 flags.DEFINE_boolean("profiling", False, "collect profiling data")
 flags.DEFINE_integer("seed", None, "seed of weights and order; None: new weights, images as with 0", lower_bound=0)
 flags.DEFINE_string("output_dir", "output", "where logs, weights and results go")
+flags.DEFINE_boolean("resume", False, "go on where the newest checkpoint of the run stands, if there is one")
 flags.DEFINE_string("case_suffix", "acc", "end of the case name: acc or perf")
 flags.DEFINE_boolean("bind_core", False, "whether the process was bound to cores, for the case name")
 
@@ -77,6 +78,11 @@ def _refuse(problems):
 def ranks():
     """How many processes train together, as the environment says."""
     return cluster.from_environment().size
+
+
+def resumes():
+    """Whether to go on with the newest checkpoint: asked for, or started again by the launcher."""
+    return FLAGS.resume or cluster.restarts() > 0
 
 
 # --- the configuration ----------------------------------------------------------------------------------------------

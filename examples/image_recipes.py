@@ -15,7 +15,6 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string("data_path", None, "folder of the images; see docs/recipes.md for what is known")
 flags.DEFINE_alias("data_dir", "data_path")
 flags.DEFINE_enum("mode", "train_and_evaluate", ["train", "evaluate", "train_and_evaluate"], "what to do")
-flags.DEFINE_boolean("resume", False, "go on where the newest checkpoint in checkpoint_dir stands, if there is one")
 flags.DEFINE_string("checkpoint_dir", None, "where checkpoints are written and read; None: ckpt below output_dir")
 flags.DEFINE_boolean("do_checkpoint", True, "write checkpoints")
 flags.DEFINE_integer("max_checkpoint_to_save", 5, "how many checkpoints are kept, the newest", lower_bound=1)
@@ -137,7 +136,7 @@ def configuration(deterministic=None, **sections):
         "checkpoint": dict(folder=folder, keep=FLAGS.max_checkpoint_to_save, write=FLAGS.do_checkpoint),
         "metrics_file": None,
         "epochs_between_evals": 1,
-        "start": dict(path=FLAGS.restore_path, exclude=list(FLAGS.restore_exclude), resume=FLAGS.resume),
+        "start": dict(path=FLAGS.restore_path, exclude=list(FLAGS.restore_exclude), resume=common.resumes()),
     }
     for name, values in sections.items():
         both = isinstance(values, dict) and isinstance(shared.get(name), dict)

@@ -145,13 +145,17 @@ class Run:
                 self._evaluate()
                 table.add(self.steps.last, self.steps.epochs)
             accuracy, seen_on = table.rows[-1].top1 / 100.0, "validation images"
-        bad = self.training.bad_images.count + (self.validation.bad_images.count if self.validation else 0)
+        bad = self._sum(self.training.bad_images.count + (self.validation.bad_images.count if self.validation else 0))
         if bad:
             self._say("{} image(s) could not be decoded and were skipped; they are named above".format(bad))
         details = dict(accuracy_on=seen_on, steps=self.steps.last, bad_images=bad)
         if not self.is_main:
             return None
         return common.finish(self.network, self.training.batch_size, self.ranks, history, throughput, accuracy, details)
+
+    def _sum(self, count):
+        """A count of all ranks together."""
+        return int(self.trainer.backend.sum_over_ranks(np.array([count], np.float64))[0])
 
     # --- evaluation -------------------------------------------------------------------------------------------------
 

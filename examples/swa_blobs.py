@@ -30,7 +30,9 @@ flags.DEFINE_integer("epochs", None, "passes over the training data (blobs 100, 
 flags.DEFINE_alias("train_epochs", "epochs")
 flags.DEFINE_integer("max_steps", None, "stop at the end of the epoch that holds this step", lower_bound=1)
 flags.DEFINE_alias("max_step", "max_steps")
-flags.DEFINE_integer("batch_size", None, "samples per step and device (blobs 16384, digits 20)", lower_bound=1)
+flags.DEFINE_integer(
+    "batch_size", None, "samples per step and device (blobs 16384, digits 20, divided by the devices)", lower_bound=1
+)
 flags.DEFINE_alias("batch", "batch_size")
 flags.DEFINE_float(
     "learning_rate", None, "learning rate before averaging starts (blobs 0.1, digits 3)", lower_bound=0.0
@@ -49,32 +51,49 @@ def main():
     for name, value in numbers.items():
         if common.origin(name) == "default":
             FLAGS[name].value = value
+    ranks = common.ranks()
+    if common.origin("batch_size") == "default":
+        FLAGS["batch_size"].value = max(1, FLAGS.batch_size // ranks)
     (x, y), (x_test, y_test) = make_data()
-    config = resolve(len(x))
+    config = resolve(len(x), ranks)
     with NPUTrainer(**config["trainer"]) as trainer:
-        common.write_config("swa_blobs", config, trainer.settings.cluster.is_main)
+        is_main = trainer.settings.cluster.is_main
+        common.write_config("swa_blobs", config, is_main)
         with trainer.scope():
             model = make_model()
         optimizer = keras.optimizers.SGD(**config["optimizer"])
         trainer.compile(model, optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
         swa = callbacks.SWA(verbose=1, **config["swa"])
-        throughput = callbacks.Throughput(FLAGS.batch_size, epoch_samples=len(x))
-        history = trainer.fit(model, x, y, verbose=2, callbacks=[swa, throughput], **config["fit"])
-        # 20,000 divides the 200,000 points: all batches have one shape, as a device wants it.
-        _, accuracy = trainer.evaluate(model, x_test, y_test, batch_size=20000, verbose=0)
-        print("accuracy of the averaged model on {:,} held-out samples: {:.4f}".format(len(x_test), accuracy))
+        throughput = callbacks.Throughput(FLAGS.batch_size * ranks, epoch_samples=len(x) - len(x) % ranks)
+        checkpoint = callbacks.Checkpoint(os.path.join(FLAGS.output_dir, "ckpt"), keep=2)
+        restored = checkpoint.restore(model) if config["start"]["resume"] else None
+        history = trainer.fit(
+            model,
+            x,
+            y,
+            verbose=2,
+            initial_epoch=restored.epoch if restored else 0,
+            callbacks=[swa, throughput, checkpoint],
+            **config["fit"],
+        )
+        # 5,000 divides the 200,000 points, and the part of each of 2, 4 or 8 devices: all batches have one shape, as a
+        # device wants it.
+        _, accuracy = trainer.evaluate(model, x_test, y_test, batch_size=5000, verbose=0)
         trainer.save(model, os.path.join(FLAGS.output_dir, "ckpt", "swa_final.npz"))
-        details = dict(accuracy_on="{:,} held-out samples, averaged model".format(len(x_test)))
-        common.finish(NETWORK, FLAGS.batch_size, 1, history, throughput, accuracy, details)
+        if is_main:
+            print("accuracy of the averaged model on {:,} held-out samples: {:.4f}".format(len(x_test), accuracy))
+            details = dict(accuracy_on="{:,} held-out samples, averaged model".format(len(x_test)))
+            common.finish(NETWORK, FLAGS.batch_size, ranks, history, throughput, accuracy, details)
 
 
-def resolve(samples):
+def resolve(samples, ranks=1):
     """The configuration that follows from the flags, as the arguments of what it is built of."""
-    steps = -(-samples // FLAGS.batch_size)
+    steps = -(-(samples // ranks) // FLAGS.batch_size)
     epochs = min(FLAGS.epochs, -(-FLAGS.max_steps // steps)) if FLAGS.max_steps else FLAGS.epochs
     return {
         "trainer": common.trainer_arguments(),
         "data": dict(dataset=FLAGS.dataset),
+        "start": dict(resume=common.resumes()),
         "optimizer": dict(learning_rate=FLAGS.learning_rate),
         "swa": dict(
             start_epoch=FLAGS.swa_start_epoch,

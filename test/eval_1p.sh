@@ -2,4 +2,4 @@
 # Evaluates the checkpoints of a trained recipe: bash test/eval_1p.sh --data_path=... --output_dir=... ; see --help.
 
 . "$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/train_common.sh"
-eval_1p "$@"
+run_script eval "$@"

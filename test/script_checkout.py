@@ -30,8 +30,11 @@ class Checkout:
         for script in TEST.glob("*.sh"):
             shutil.copy(str(script), str(self.path / "test"))
         shutil.copy(str(ROOT / ".ci" / "run"), str(self.path / ".ci"))
-        shutil.copy(str(ROOT / "ascend_keras" / "__init__.py"), str(self.path / "ascend_keras"))
-        shutil.copytree(str(ROOT / "ascend_keras" / "recipes"), str(self.path / "ascend_keras" / "recipes"))
+        # What needs no TensorFlow: the recipes' scripts and the command line, with the launcher.
+        for module in ["__init__", "__main__", "log", "report"] + [p.stem for p in ROOT.glob("ascend_keras/cli*.py")]:
+            shutil.copy(str(ROOT / "ascend_keras" / (module + ".py")), str(self.path / "ascend_keras"))
+        for package in ("recipes", "distributed"):
+            shutil.copytree(str(ROOT / "ascend_keras" / package), str(self.path / "ascend_keras" / package))
         for tool in TOOLS:
             if shutil.which(tool):
                 (self.bin / tool).symlink_to(shutil.which(tool))

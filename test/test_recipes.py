@@ -222,6 +222,7 @@ SWA_CHANGED = {
     "over_dump": "true",
     "precision_mode": "force_fp32",
     "profiling": "true",
+    "resume": "true",
     "seed": "3",
     "swa_freq": "2",
     "swa_lr": "0.01",
@@ -248,34 +249,7 @@ def test_every_flag_of_swa_changes_its_configuration(tmp_path):
     assert not [name for name in SWA_TOGETHER if found[name + " with"] == found[name + " without"]]
 
 
-# --- cores ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "cores, index, count, expected",
-    [
-        (range(8), 0, 1, "0-7"),
-        (range(192), 3, 8, "72-95"),
-        ([0, 1, 2, 3, 8, 9, 10, 11], 1, 2, "8-11"),
-        ([0, 2, 3, 7], 0, 1, "0,2-3,7"),
-        ([5], 0, 1, "5"),
-        (range(10), 0, 4, "0-1"),
-        (range(10), 3, 4, "7-9"),
-        ([4, 6], 5, 8, "6"),
-    ],
-)
-def test_share_of_the_cores(cores, index, count, expected):
-    assert recipes.core_share(cores, index, count) == expected
-
-
-@pytest.mark.parametrize("cores, count", [(7, 3), (8, 8), (13, 5)])
-def test_shares_cover_every_core_once(cores, count):
-    covered = []
-    for index in range(count):
-        for part in recipes.core_share(range(cores), index, count).split(","):
-            first, _, last = part.partition("-")
-            covered += range(int(first), int(last or first) + 1)
-    assert sorted(covered) == list(range(cores))
+# --- the script ----------------------------------------------------------------------------------------------------
 
 
 def test_device_must_be_a_number():

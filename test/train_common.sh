@@ -10,42 +10,37 @@ die() {
 # Sourced with an argument of its own, or env.sh would see those of the script.
 use_env() { . "$here/env.sh" "${1:-}"; }
 
-# train_1p acc|perf [flags]
-train_1p() {
-    run_1p train "$@"
-}
-
-# eval_1p [flags]
-eval_1p() {
-    run_1p eval eval "$@"
-}
-
-# run_1p train|eval acc|perf|eval [flags]
-run_1p() {
-    local verb=$1 doing=training
-    [ "$verb" = train ] || doing=evaluation
-    shift
+# run_script KIND [flags]: what recipes/scripts.py says of the kind, with these flags.
+run_script() {
+    local verb=train doing=training
+    [ "$1" != eval ] || verb=eval doing=evaluation
     export ASCEND_KERAS_START
     ASCEND_KERAS_START=$(date +%s)
-    local announcement script device output overwrite resume cores flags=() plan
+    local announcement script device output overwrite resume cores flags=() launch=() plan
     plan=$(read_command_line "$@") || die "the command line could not be read"
     # Either assigns the variables above, or prints a message and exits.
     eval "$plan"
     echo "$announcement"
     use_env || exit 1
-    [ "${RANK_SIZE:-1}" = 1 ] || echo "RANK_SIZE=$RANK_SIZE is not used: this script trains on one device"
-    export JOB_ID=${JOB_ID:-10087} RANK_SIZE=1 ASCEND_DEVICE_ID=$device
+    export JOB_ID=${JOB_ID:-10087}
     export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
     # What is resumed stays where it is.
     [ "$verb" = eval ] || [ -n "$resume" ] || make_room "$output"
     mkdir -p -- "$output/ckpt" || die "The output folder cannot be made. Received: --output_dir=$output."
-    local command=("$PYTHON" -u "$script" "${flags[@]}")
+    local command=("$PYTHON" -u)
+    if [ "${#launch[@]}" -gt 0 ]; then
+        command+=(-m ascend_keras launch "${launch[@]}")
+    else
+        [ "${RANK_SIZE:-1}" = 1 ] || echo "RANK_SIZE=$RANK_SIZE is not used: this script trains on one device"
+        export RANK_SIZE=1 ASCEND_DEVICE_ID=$device
+        unset TF_CONFIG
+    fi
     if [ -n "$cores" ]; then
         type -P taskset >/dev/null || die "--bind_core needs taskset, of the package util-linux."
         echo "bound to the cores $cores"
         command=(taskset -c "$cores" "${command[@]}")
     fi
-    run_logged "$output/${verb}_$device.log" "${command[@]}"
+    run_logged "$output/${verb}_$device.log" "${command[@]}" "$script" "${flags[@]}"
 }
 
 # Wrong flags are found before anything is installed: any Python will do for that.

@@ -6,7 +6,8 @@ describe the run, or a message and an exit. `lines` has the lines of the recipes
 
 from ascend_keras.recipes.data_sets import CHECKOUT, SCRIPTS, UsageError, choose, recognise
 from ascend_keras.recipes.flags import Flag, parse, script_flags
-from ascend_keras.recipes.plan import core_share, help_text, plan
+from ascend_keras.recipes.plan import plan
+from ascend_keras.recipes.scripts import help_text
 
 __all__ = [
     "CHECKOUT",
@@ -14,7 +15,6 @@ __all__ = [
     "Flag",
     "UsageError",
     "choose",
-    "core_share",
     "help_text",
     "parse",
     "plan",
