@@ -16,7 +16,8 @@ Environments are made on first use in .venv (see test/env.sh) and reused.
   (nothing)        the tests run on the TensorFlow at hand, else on an environment made for the Python at hand
   --stack=NAME     the tests run on tf115 (TF 1.15.5), tf265 (2.6.5), tf215 (2.15.1), tf221 (2.21, Keras 3)
                    or tf221-legacy (2.21 with TF_USE_LEGACY_KERAS=1)
-  --all-stacks     the tests run on each of them whose Python is on this machine; the others are named as not run
+  --all-stacks     the tests run on each of them whose Python is on this machine; the others are named as not run.
+                   Tests that need no TensorFlow, or no Keras, run on those stacks that differ in what they need
   --jobs=N         so many stacks at a time with --all-stacks (default: 2, or 1 on a single core)
   --adapter=real   the contract tests use the npu_bridge or npu_device installed here, not the fakes
   --no-lint        no style, type and Python 3.7 checks
@@ -114,7 +115,7 @@ run_pytest() { # name for people, stack or nothing
     use_env "$2" || return $(($? == 3 ? no_python : 1))
     export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
     echo "--- pytest on $1: $PYTHON"
-    "$PYTHON" -m pytest -o cache_dir=".pytest_cache/$1" ${pytest_args[@]+"${pytest_args[@]}"} </dev/null
+    "$PYTHON" -m pytest -o cache_dir=".pytest_cache/$1" ${all:+--one-of-all="$1"} ${pytest_args[@]+"${pytest_args[@]}"} </dev/null
 }
 
 # Runs a part of the whole; leaves its output in $work/NAME.out and "result<tab>seconds" in $work/NAME.result.
@@ -177,7 +178,7 @@ main() {
     local parts=() tested= status=0
     # What the user's shell holds for training must not steer the tests.
     unset ASCEND_KERAS_STACK
-    export ASCEND_KERAS_NEEDS="${ASCEND_KERAS_NEEDS:-} pytest skimage"
+    export ASCEND_KERAS_NEEDS="${ASCEND_KERAS_NEEDS:-} pytest skimage hypothesis"
     work=$(mktemp -d "${TMPDIR:-/tmp}/run_tests.XXXXXX") || exit 1
     trap 'rm -rf -- "$work"' EXIT
     shown=1
