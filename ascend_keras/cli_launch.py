@@ -27,7 +27,7 @@ exit status: 0 all ranks ended well; that of the first rank that failed (128 + s
 _FLAGS = [
     ("--backend", "NAME", "auto (default: npu with a rank table or NPUs in this machine, else host), npu, host"),
     ("--rank-table", "FILE", "HCCL's rank table; says how many ranks there are, and which are this machine's"),
-    ("--devices", "LIST", "NPUs of the ranks, such as 0,1,2,3 (default: the first ones)"),
+    ("--devices", "LIST", "NPUs of the ranks, such as 0,1,2,3 (default: the first ones that ranks see)"),
     ("--nnodes", "K", "number of machines"),
     ("--node-rank", "I", "which of them this is, from 0"),
     ("--master", "HOST:PORT", "where the launchers of several machines meet: an address of machine 0, a free port"),

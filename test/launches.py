@@ -1,9 +1,11 @@
 """Launches for tests: `ascend-keras launch` as a process, and whether anything of it is left."""
 
+import contextlib
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,7 @@ import time
 import uuid
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LIMIT = 30
+LIMIT = 60
 _CLUSTER = re.compile("^(RANK_|CM_|ASCEND_|(JOB_ID|DEVICE_ID|DEVICE_INDEX|TF_CONFIG|PYTHONUNBUFFERED)$)")
 
 
@@ -43,22 +45,27 @@ def starter(tmp_path):
 class Launch:
     """A running launch.
 
+    Args:
+        shell: lines for bash, in which "$@" is the command.
+
     Attributes:
         process: the process that a user sees.
         logs: folder of the logs of ranks.
+        left: processes that were there yet when `wait` came back, and were ended then.
     """
 
-    def __init__(self, folder, flags, script, arguments=(), env=None, preexec=None, stdout=None, closed=()):
+    def __init__(self, folder, flags, script, arguments=(), env=None, preexec=None, stdout=None, shell=None):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.logs = self.folder / "logs"
+        self.left = None
         self._marker = "LAUNCH_TEST=" + uuid.uuid4().hex
         (self.folder / "script.py").write_text("import os, sys, time\n" + textwrap.dedent(script))
         flags = [str(flag) for flag in flags]
         flags += [] if any(flag.startswith("--log-dir") for flag in flags) else ["--log-dir", str(self.logs)]
         command = [sys.executable, "-m", "ascend_keras", "launch"] + flags + ["script.py"] + list(arguments)
-        if closed:
-            command = ["sh", "-c", 'exec "$@" ' + " ".join("{}>&-".format(number) for number in closed), "sh"] + command
+        if shell:
+            command = ["bash", "-c", shell, "bash"] + command
         self._files = [(self.folder / name).open("wb") for name in ("stdout", "stderr")]
         self.process = subprocess.Popen(
             command,
@@ -75,17 +82,24 @@ class Launch:
         try:
             return self.process.wait(LIMIT)
         finally:
-            self.close()
+            self.left = self.close()
 
     def close(self):
         """Ends what is left, and says whether anything was."""
         for file in self._files:
             file.close()
         left = self.living()
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        # What is ended may have started another one meanwhile.
+        until(self._ends_all)
         self.process.wait()
         return left
+
+    def _ends_all(self):
+        living = self.living()
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not living
 
     @property
     def out(self):
@@ -128,6 +142,12 @@ def environment(changes=None):
     """This process', without what says who it is in a cluster."""
     kept = {name: value for name, value in os.environ.items() if not _CLUSTER.match(name)}
     return dict(kept, PYTHONPATH=ROOT, **(changes or {}))
+
+
+def free_port():
+    with contextlib.closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        return holder.getsockname()[1]
 
 
 def until(condition, seconds=LIMIT):

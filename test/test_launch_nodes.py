@@ -9,10 +9,7 @@ import socket
 import sys
 
 import pytest
-from launches import Launch, until
-
-from ascend_keras.distributed.launch import links, rendezvous
-from ascend_keras.distributed.launch.plan import Node, Plan
+from launches import Launch, free_port
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="The launcher is made for Linux.")
 
@@ -22,12 +19,6 @@ NAMES = "NAMES = ['TF_CONFIG', 'RANK_ID', 'CM_CHIEF_IP', 'CM_CHIEF_PORT', 'CM_CH
 NAMES += "'CM_WORKER_IP', 'ASCEND_DEVICE_ID', 'JOB_ID', 'ASCEND_KERAS_RESTARTS']\n"
 WAIT = "subprocess.Popen(['sleep', '300'], start_new_session=True)\ntime.sleep(300)\n"
 READY = "open('ready%d' % rank, 'w').write('x')\n"
-
-
-def free_port():
-    with contextlib.closing(socket.socket()) as holder:
-        holder.bind(("127.0.0.1", 0))
-        return holder.getsockname()[1]
 
 
 def table():
@@ -45,8 +36,12 @@ def table():
 JOBS = {
     "host": [(["-n", "2"], HEAD + NAMES + SHOW), (["-n", "1"], HEAD + NAMES + SHOW)],
     "cm": [
+        (["-n", "2", "--backend=npu"], HEAD + NAMES + SHOW, {"JOB_ID": "77"}),
         (["-n", "2", "--backend=npu"], HEAD + NAMES + SHOW),
-        (["-n", "2", "--backend=npu"], HEAD + NAMES + SHOW),
+    ],
+    "another job": [
+        (["-n", "1", "--backend=npu", "--timeout=10"], HEAD, {"JOB_ID": "77"}),
+        (["-n", "1", "--backend=npu"], HEAD, {"JOB_ID": "78"}),
     ],
     "table": [(["--rank-table=t.json"], HEAD + NAMES + SHOW), (["--rank-table=t.json"], HEAD + NAMES + SHOW)],
     "failure": [
@@ -65,7 +60,7 @@ JOBS = {
     "interrupted": [(["-n", "1"], HEAD + READY + WAIT), (["-n", "1"], HEAD + READY + WAIT)],
     "lost": [(["-n", "1"], HEAD + READY + WAIT), (["-n", "1"], HEAD + READY + WAIT)],
     "first lost": [(["-n", "1"], HEAD + READY + WAIT), (["-n", "1"], HEAD + READY + WAIT)],
-    "different": [(["-n", "1", "--timeout=3"], HEAD), (["-n", "1", "--backend=npu"], HEAD)],
+    "different": [(["-n", "1", "--timeout=10"], HEAD), (["-n", "1", "--backend=npu"], HEAD)],
     "alone": [(["-n", "1", "--timeout=1.5"], HEAD)],
 }
 
@@ -76,12 +71,12 @@ def jobs(tmp_path_factory):
     folder, started = tmp_path_factory.mktemp("jobs"), {}
     for name, launchers in JOBS.items():
         master, started[name] = "--master=127.0.0.1:{}".format(free_port()), []
-        for node, (flags, script) in enumerate(launchers):
+        for node, (flags, script, *env) in enumerate(launchers):
             own = folder / name / str(node)
             own.mkdir(parents=True)
             (own / "t.json").write_text(json.dumps(table()))
             flags = flags + [master, "--node-rank={}".format(node)] + ([] if name == "table" else ["--nnodes=2"])
-            started[name].append(Launch(own, flags, script))
+            started[name].append(Launch(own, flags, script, env=env[0] if env else None))
     yield started
     for launches in started.values():
         for each in launches:
@@ -91,7 +86,7 @@ def jobs(tmp_path_factory):
 def ended(launches):
     """Exit statuses of all launchers of a job; nothing of them is left."""
     statuses = [each.wait() for each in launches]
-    assert [each.living() for each in launches] == [[] for _ in launches]
+    assert [each.left for each in launches] == [[] for _ in launches]
     assert "Traceback" not in "".join(each.err for each in launches)
     return statuses
 
@@ -125,7 +120,7 @@ def test_npu_ranks_without_a_table_get_the_cm_form(jobs):
     for _, values in ranks:
         assert values["TF_CONFIG"] is values["RANK_ID"] is None
         assert [values["CM_CHIEF_IP"], values["CM_CHIEF_DEVICE"], values["CM_WORKER_SIZE"]] == ["127.0.0.1", "0", "4"]
-        assert [values["CM_WORKER_IP"], values["JOB_ID"]] == ["127.0.0.1", "10087"]
+        assert [values["CM_WORKER_IP"], values["JOB_ID"]] == ["127.0.0.1", "77"]
 
 
 def test_a_rank_table_says_which_ranks_are_here(jobs):
@@ -197,7 +192,14 @@ def test_a_launcher_of_another_job_is_refused(jobs):
     assert ended([first, second]) == [1, 1]
     assert "it launches with cm, this one with tf_config" in first.err
     assert "The first machine refused this one: it launches with cm" in second.err
-    assert "No launcher came from node 1 within 3 s" in first.err
+    assert "No launcher came from node 1 within 10 s" in first.err
+
+
+def test_a_launcher_with_another_job_id_is_refused(jobs):
+    first, second = jobs["another job"]
+    assert ended([first, second]) == [1, 1]
+    assert "The first machine refused this one: its JOB_ID is 78, that of this one 77." in second.err
+    assert "Refused a launcher from 127.0.0.1: its JOB_ID is 78" in first.err
 
 
 def test_a_launcher_that_stays_alone_says_so(jobs):
@@ -215,129 +217,3 @@ def test_a_master_that_is_in_use(tmp_path):
     assert "cannot listen at --master" in run.err
     assert "Address already in use" in run.err
     assert "Traceback" not in run.err
-
-
-# --- the coordinator, message by message ----------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def coordinator(nodes=2, max_restarts=0):
-    said = []
-    plan = Plan("tf_config", [], [None], "", nodes=nodes, master=("127.0.0.1", free_port()), timeout=5.0)
-    link = rendezvous.Coordinator(plan._replace(max_restarts=max_restarts), said.append)
-    try:
-        yield link, plan, said
-    finally:
-        link.close()
-
-
-def hello(plan, **changes):
-    message = {"kind": "hello", "magic": rendezvous.MAGIC, "nodes": plan.nodes, "node": 1, "form": plan.form}
-    return json.dumps(dict(message, **changes)).encode() + b"\n"
-
-
-@pytest.mark.parametrize(
-    "changes, reason",
-    [
-        ({"magic": "ascend-keras launch, protocol 0"}, "Use the same version on all machines"),
-        ({"nodes": 3}, "it has 3 machines, this one 2"),
-        ({"node": 0}, "its node rank is 0, and must be from 1 to 1"),
-        ({"node": "1"}, "its node rank is '1'"),
-    ],
-)
-def test_hello_that_does_not_fit(changes, reason):
-    with coordinator() as (link, plan, said):
-        with contextlib.closing(socket.create_connection(plan.master)) as stranger:
-            stranger.sendall(hello(plan, **changes))
-            assert until(lambda: link._accept() or said)
-            assert reason in said[0]
-            answer = json.loads(stranger.recv(4096).split(b"\n")[0].decode())
-            assert answer["kind"] == "refused"
-            assert reason in answer["text"]
-
-
-def test_strangers_do_no_harm():
-    with coordinator() as (link, plan, _):
-        talk = [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b"\xff\xfe\n", b"{}\n", b"x" * (1 << 20) + b"y", b""]
-        for text in talk:
-            with contextlib.closing(socket.create_connection(plan.master)) as stranger:
-                stranger.sendall(text)
-                for _ in range(20):
-                    link._accept()
-        with contextlib.closing(socket.create_connection(plan.master)) as member:
-            member.sendall(hello(plan))
-            assert until(lambda: link._accept() or 1 in link._channels)
-            member.sendall(json.dumps({"kind": "ready", "start": 0, "node": [1, "a", [5], 6, 0]}).encode() + b"\n")
-            nodes = link.meet(Node(1, "b", [7], 8, 0), lambda: None)
-            # The first machine's own address is the one at which the others have found it.
-            assert nodes == [Node(1, "127.0.0.1", [7], 8, 0), Node(1, "a", [5], 6, 0)]
-
-
-def test_what_is_said_too_late_about_a_start_does_not_count_for_the_next():
-    with coordinator(max_restarts=1) as (link, plan, _):
-        with contextlib.closing(socket.create_connection(plan.master)) as member:
-            ready = {"kind": "ready", "node": [1, "a", [5], 6, 0]}
-            failed = {"kind": "failed", "failure": links.Failure("rank 1 failed", 3)}
-            for message in ({}, dict(ready, start=0), dict(failed, start=0), dict(failed, start=0)):
-                text = json.dumps(message).encode() + b"\n" if message else hello(plan)
-                member.sendall(text)
-                if message == dict(ready, start=0):
-                    assert len(link.meet(Node(1, "b", [7], 8, 0), lambda: None)) == 2
-            member.sendall(json.dumps({"kind": "done", "start": 0}).encode() + b"\n")
-            # Ready for the next start, before the first machine has ended its ranks.
-            member.sendall(json.dumps(dict(ready, start=1, node=[1, "a", [50], 6, 0])).encode() + b"\n")
-            assert until(lambda: link.poll() and 1 in link._ready)
-            assert link.poll().restart
-            nodes = link.meet(Node(1, "b", [70], 8, 0), lambda: None)
-            assert [node.ports for node in nodes] == [[70], [50]]
-            link.done()
-            assert link.poll() is None
-            member.sendall(json.dumps({"kind": "done", "start": 1}).encode() + b"\n")
-            assert until(link.poll)
-            assert link.poll() == links.Verdict()
-
-
-def test_a_machine_has_to_be_ready_again_for_the_next_start():
-    with coordinator(max_restarts=1) as (link, plan, _):
-        with contextlib.closing(socket.create_connection(plan.master)) as member:
-            member.sendall(hello(plan))
-            member.sendall(json.dumps({"kind": "ready", "start": 0, "node": [1, "a", [5], 6, 0]}).encode() + b"\n")
-            link.meet(Node(1, "b", [7], 8, 0), lambda: None)
-            link.failed(links.Failure("it failed", 1))
-            link._plan = plan._replace(timeout=0.3)
-            with pytest.raises(rendezvous.RendezvousError, match="No launcher came from node 1 within 0.3 s"):
-                link.meet(Node(1, "b", [7], 8, 0), lambda: None)
-
-
-def test_a_member_keeps_what_is_about_the_next_start():
-    with contextlib.closing(socket.socket()) as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(1)
-        plan = Plan("tf_config", [], [None], "", nodes=2, node=1, master=server.getsockname(), timeout=5.0)
-        member = rendezvous.Member(plan, [].append)
-        member._connect()
-        first = server.accept()[0]
-        failure = links.Failure("it failed", 3)
-        messages = [
-            {"kind": "welcome", "address": "a"},
-            {"kind": "start", "nodes": [Node(1, "b", [7], 8, 0), Node(1, "a", [5], 6, 0)]},
-            {"kind": "verdict", "failure": failure, "restart": True},
-            {"kind": "verdict", "failure": failure._replace(code=4), "restart": False},
-        ]
-        first.sendall(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
-        assert len(member.meet(Node(1, "", [5], 6, 0), lambda: None)) == 2
-        assert until(member.poll)
-        assert member.poll() == links.Verdict(links.Failure("it failed", 3, tail=[]), True)
-        assert member.meet(Node(1, "", [5], 6, 0), lambda: None) == []
-        assert member.poll().failure.code == 4
-        first.close()
-        member.close()
-
-
-def test_a_policy_counts_restarts():
-    policy = links.Policy(2)
-    failure = links.Failure("it failed", 1)
-    assert policy.verdict(failure) == links.Verdict(failure, True)
-    assert policy.verdict(failure._replace(restartable=False)).restart is False
-    assert policy.verdict(failure).restart is True
-    assert policy.verdict(failure).restart is False

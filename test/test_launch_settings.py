@@ -2,43 +2,15 @@
 
 import json
 import os
+import re
 import socket
 
 import pytest
+from launch_plans import NPUS, SCRIPT, problems, resolve, write_table
 
 from ascend_keras import cli, cli_launch
-from ascend_keras.distributed.launch import dry_run, machine, plan, settings
+from ascend_keras.distributed.launch import dry_run, folder, machine, plan
 from ascend_keras.distributed.launch.plan import Node
-from ascend_keras.distributed.launch.settings import LaunchError, Request
-
-SCRIPT = os.path.abspath(__file__)
-NPUS = list(range(8))
-
-
-def resolve(present=(), environ=None, script=(SCRIPT,), **changes):
-    return settings.resolve(Request(script=script, **changes), environ or {}, list(present))
-
-
-def problems(present=(), **changes):
-    with pytest.raises(LaunchError) as caught:
-        resolve(present, **changes)
-    return str(caught.value).splitlines()
-
-
-def write_table(folder, servers):
-    content = {"version": "1.0", "server_count": str(len(servers)), "status": "completed", "server_list": []}
-    rank = 0
-    for number, devices in enumerate(servers):
-        entries = []
-        for device in devices:
-            entry = {"device_id": str(device), "rank_id": str(rank)}
-            entries.append(dict(entry, device_ip="10.1.{}.{}".format(number, device + 1)))
-            rank += 1
-        content["server_list"].append({"server_id": "10.9.9.{}".format(number), "device": entries})
-    path = folder / "table.json"
-    path.write_text(json.dumps(content))
-    return str(path)
-
 
 # --- the command line -----------------------------------------------------------------------------------------------
 
@@ -133,19 +105,6 @@ def test_table_made_for_one_server_has_physical_ids(tmp_path):
     assert made.devices == [1, 3]
 
 
-@pytest.mark.parametrize("devices, warned", [("0,1", False), ("3,4", True), ("0,1,2", True), ("4,5,6,7", False)])
-def test_rings_of_the_910a_are_a_warning_where_the_product_is_not_known(devices, warned):
-    assert bool(resolve(NPUS, devices=devices).warnings) == warned
-
-
-def test_addresses_of_devices_come_from_hccn_conf(tmp_path):
-    path = tmp_path / "hccn.conf"
-    path.write_text("address_0=10.0.0.1\naddress_1=10.0.0.2\n")
-    assert settings._addresses([0, 1], str(path)) == {0: "10.0.0.1", 1: "10.0.0.2"}
-    assert settings._addresses([1, 2], str(path)) == {1: "", 2: ""}
-    assert settings._addresses([0], str(tmp_path / "absent")) == {0: ""}
-
-
 def test_a_rank_table_of_one_server(tmp_path):
     path = write_table(tmp_path, [[2, 3]])
     made = resolve(rank_table=path, environ={"JOB_ID": "x1"})
@@ -194,7 +153,7 @@ def test_this_server_is_found_in_the_table_by_its_name(tmp_path):
             ["--master takes HOST:PORT. Received: --master h:99999."],
         ),
         ([], {"ranks": "1", "env": ["RANK_ID=1"]}, ["RANK_ID is set by the launcher itself"]),
-        ([], {"ranks": "1", "log_dir": SCRIPT + "/logs"}, ["test_launch_settings.py is no folder"]),
+        ([], {"ranks": "1", "log_dir": SCRIPT + "/logs"}, ["launch_plans.py is no folder"]),
         ([], {"ranks": "1", "show": "0"}, ["--show must be all or main. Received: --show 0."]),
         ([], {"ranks": "1", "timeout": "inf"}, ["--timeout must be a number of seconds above 0"]),
         ([], {"rank_table": "absent.json"}, ["absent.json"]),
@@ -240,18 +199,18 @@ def test_every_fault_of_a_rank_table_is_told(tmp_path):
 
 def test_log_dir_has_a_new_name_by_default(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    first = machine.find_log_dir(None, 0, 1, now=0.0)
+    first = folder.find(None, 0, 1, now=0.0)
     os.makedirs(first)
     assert os.path.dirname(first) == os.path.join(os.path.realpath(str(tmp_path)), "ascend_keras_logs")
-    assert machine.find_log_dir(None, 0, 1, now=0.0) == first + "-1"
-    assert machine.find_log_dir(None, 1, 2, now=0.0) == first + "-node1"
-    assert machine.find_log_dir("x", 1, 2) == os.path.abspath("x")
+    assert folder.find(None, 0, 1, now=0.0) == first + "-1"
+    assert folder.find(None, 1, 2, now=0.0) == first + "-node1"
+    assert folder.find("x", 1, 2) == os.path.abspath("x")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_log_dir_without_permission(tmp_path):
     os.chmod(str(tmp_path), 0o500)
-    assert "no permission" in machine.why_not_writable(str(tmp_path / "a" / "b"))
+    assert "no permission" in folder.why_not_writable(str(tmp_path / "a" / "b"))
 
 
 @pytest.mark.parametrize(
@@ -387,3 +346,11 @@ def test_dry_run_of_several_machines_shows_what_is_not_known_yet():
     text = dry_run.text(made, {"RANK_ID": "4"})
     assert "<node 1>:<port>" in text
     assert text.count("env -u RANK_ID") == 2
+
+
+def test_dry_run_of_the_cm_form_invents_no_port_and_no_device():
+    text = dry_run.text(BASE._replace(form="cm", devices=[4, 5], master=("127.0.0.1", 1)), {})
+    assert text.count("CM_CHIEF_PORT=<port>") == text.count("CM_CHIEF_DEVICE=<device>") == 2
+    first = dry_run.text(BASE._replace(form="cm", devices=[4, 5], master=("127.0.0.1", 1), node=0), {})
+    assert "CM_CHIEF_DEVICE=4" in first
+    assert not re.search("CM_CHIEF_PORT=(0|<)", first)

@@ -11,8 +11,8 @@ from ascend_keras.distributed.launch.plan import Node, Plan, environment, rank_n
 def text(plan: Plan, inherited: Mapping[str, str]) -> str:
     """A comment and a command for each rank of this machine.
 
-    Ports are free ones of this moment. Addresses and ports of other machines are not known before the launchers meet,
-    so they are shown as <node 1>.
+    Ports are free ones of this moment. Addresses, ports and devices of other machines are not known before the
+    launchers meet, so they are shown as <node 1>, <port> and <device>.
     """
     nodes = _nodes(plan)
     lines = ["# warning: " + warning for warning in plan.warnings]
@@ -42,7 +42,10 @@ def _nodes(plan: Plan) -> List[Node]:
     ports.release()
     mine = Node(count, job.address(plan), ports.numbers[:count], ports.numbers[-1], plan.devices[0] or 0)
     unknown = ["<port>"] * count
-    others = [Node(count, "<node {}>".format(number), unknown) for number in range(plan.nodes)]  # type: ignore
+    others = [
+        Node(count, "<node {}>".format(number), unknown, "<port>", "<device>")  # type: ignore
+        for number in range(plan.nodes)
+    ]
     if plan.node and not plan.numbers:
         mine = mine._replace(address="<node {}>".format(plan.node))
     return others[: plan.node] + [mine] + others[plan.node + 1 :]

@@ -9,12 +9,12 @@ import select
 import signal
 import sys
 import time
-from typing import Callable, List
+from typing import Callable, FrozenSet, List
 
 from ascend_keras.distributed.launch import output, processes
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# After so many signals the supervisor has had its chance.
+# After so many requests to end the supervisor has had its chance.
 PATIENCE = 3
 # Atomic for a pipe that has room, and little enough for a terminal.
 _PIECE = 4096
@@ -29,16 +29,20 @@ def run(supervise: Callable[[int], int]) -> int:
     """
     _flush()
     _open_standard_files()
+    # A caller that ignores SIGCHLD would have the kernel throw away the status of the supervisor, and of the ranks.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     processes.adopt_orphans()
     reading, writing = os.pipe()
     parent = os.getpid()
+    # After `exec` in a shell, what it had started in the background is a child of this process.
+    strangers = frozenset(processes.descendants(parent))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         os.close(reading)
         _child(parent, writing, supervise)
     os.close(writing)
-    front = _Front(child)
+    front = _Front(child, strangers)
     front.install()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -83,9 +87,10 @@ def handled() -> List[int]:
 
 
 class _Front:
-    def __init__(self, child: int):
+    def __init__(self, child: int, strangers: FrozenSet[int] = frozenset()):
         self._child = child
-        self._signals = 0
+        self._strangers = strangers
+        self._requests = processes.Requests()
         self._closed = set()
 
     def install(self) -> None:
@@ -94,9 +99,9 @@ class _Front:
             signal.signal(number, self._hand_on)
 
     def _hand_on(self, number, _):
-        self._signals += 1
+        self._requests.add()
         if self._child:
-            processes.send(self._child, number if self._signals < PATIENCE else signal.SIGKILL)
+            processes.send(self._child, number if self._requests.count < PATIENCE else signal.SIGKILL)
 
     def show_all(self, pipe: int) -> None:
         """Until the supervisor closes its end."""
@@ -119,7 +124,7 @@ class _Front:
             _, ready, _ = select.select([], [target], [], 1.0)
             if not ready:
                 # Someone who asked for the end does not wait for a reader that does not read.
-                if self._signals:
+                if self._requests.count:
                     self._closed.add(target)
                 continue
             try:
@@ -142,17 +147,22 @@ class _Front:
     def _end_orphans(self) -> None:
         """A supervisor that ended in order leaves none. Its ranks get SIGKILL at its death, their children here."""
         deadline = time.monotonic() + 10
-        while _reap() and time.monotonic() < deadline:
-            for pid in processes.descendants(os.getpid()):
+        while time.monotonic() < deadline:
+            _reap()
+            # What shares the session of this process is not the job's: the supervisor has begun a new one.
+            left = processes.descendants(os.getpid(), besides=self._strangers)
+            left = {pid: state for pid, state in left.items() if not processes.shares_session(pid)}
+            if not left:
+                return
+            for pid in left:
                 processes.send(pid, signal.SIGKILL)
             time.sleep(0.01)
 
 
-def _reap() -> bool:
-    """Takes note of all children that have ended; whether there are others."""
+def _reap() -> None:
+    """Takes note of all children that have ended."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        return False
-    return True
+        return

@@ -7,7 +7,7 @@ import time
 from typing import Any, List, Optional, Tuple
 
 from ascend_keras.distributed import cores
-from ascend_keras.distributed.launch import front, links, machine, output, processes, rendezvous
+from ascend_keras.distributed.launch import folder, front, links, machine, output, processes, rendezvous
 from ascend_keras.distributed.launch.links import Failure, Verdict
 from ascend_keras.distributed.launch.plan import Node, Plan, environment, job_size, log_file, rank_numbers, variables
 from ascend_keras.distributed.launch.team import Rank, RankStart, Signals, Team
@@ -41,7 +41,7 @@ class Job:
 
     def run(self) -> int:
         """Starts all ranks until they have ended well or may not be started again."""
-        restarts = 0
+        restarts, link = 0, links.Alone(0)
         try:
             link = self._link()
             verdict = self._start(link, restarts)
@@ -55,8 +55,12 @@ class Job:
             self._say(str(error))
             verdict = Verdict(Failure("", 1))
         except links.Interrupted:
-            verdict = Verdict(self._interruption())
-            self._say("{}; no rank had been started".format(verdict.failure.text))
+            stopped = self._interruption()
+            verdict = Verdict(stopped)
+            link.failed(stopped)
+            link.close()
+            text = "{}; no rank was started again" if restarts else "{}; no rank had been started"
+            self._say(text.format(stopped.text))
         else:
             self._conclude(verdict)
         self._flush()
@@ -71,11 +75,14 @@ class Job:
         """One start of all ranks, to its end."""
         ports = machine.Ports(len(self._plan.devices) + 1)
         *own, chief = ports.numbers
-        node = Node(len(self._plan.devices), address(self._plan), own, chief, self._plan.devices[0] or 0)
+        device, job_id = self._plan.devices[0] or 0, self._plan.job_id
+        node = Node(len(self._plan.devices), address(self._plan), own, chief, device, job_id)
         nodes = link.meet(node, self._tick)
         ports.release()
         if not nodes:
             return link.poll()
+        # It may have come while the ranks of the start before were ended.
+        self._tick()
         team = Team(self._display, self._signals, link.sockets())
         try:
             failure = self._start_ranks(team, nodes, restarts)
@@ -97,6 +104,7 @@ class Job:
             self._announce(nodes)
         starts = self._starts(nodes, restarts)
         try:
+            folder.forget(self._plan.log_dir, self._numbers, verdict=self._plan.node == 0)
             team.start(starts, "restart {}".format(restarts) if restarts else "a new launch")
         except (OSError, subprocess.SubprocessError) as error:
             return Failure("a rank could not be started: {}".format(error), 1, self._plan.node)
@@ -249,25 +257,38 @@ def _count(word: str, number: int) -> str:
     return word if number == 1 else word + ("es" if word.endswith("s") else "s")
 
 
-def prepare(plan: Plan) -> None:
+def prepare(plan: Plan) -> Tuple[Plan, int]:
     """Makes the folder of the logs, and in it what the ranks read.
 
+    Returns:
+        The plan, with the folder that was made, and the file descriptor that keeps other launches out of it.
+
     Raises:
+        folder.BusyError: another launch uses it.
         OSError: it cannot be made.
     """
+    if plan.log_dir_is_new:
+        plan = plan._replace(log_dir=folder.claim(plan.log_dir))
+        if plan.table_text and plan.rank_table:
+            plan = plan._replace(rank_table=os.path.join(plan.log_dir, os.path.basename(plan.rank_table)))
     os.makedirs(plan.log_dir, exist_ok=True)
+    lock = folder.lock(plan.log_dir, plan.node)
     if plan.table_text and plan.rank_table:
-        with open(plan.rank_table, "w") as file:
-            file.write(plan.table_text)
+        folder.write(plan.rank_table, plan.table_text)
+    return plan, lock
 
 
 def run(plan: Plan) -> int:
     """Runs a job from the process at the terminal; returns the exit status."""
     try:
-        prepare(plan)
+        plan, lock = prepare(plan)
     except OSError as error:
-        sys.stderr.write("ascend-keras launch: The logs cannot be written: {}\n".format(error))
+        text = "ascend-keras launch: The logs cannot be written: {}. Received: --log-dir {}.\n"
+        sys.stderr.write(text.format(error, plan.log_dir))
         return 2
     for warning in plan.warnings:
         output.say("warning: " + warning)
-    return front.run(lambda pipe: supervise(plan, pipe))
+    try:
+        return front.run(lambda pipe: supervise(plan, pipe))
+    finally:
+        os.close(lock)

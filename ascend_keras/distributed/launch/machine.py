@@ -1,10 +1,9 @@
-"""What this machine has: devices, free ports, a folder for logs."""
+"""What this machine has: devices, free ports."""
 
 import glob
 import os
 import re
 import socket
-import time
 from typing import List, Optional, Sequence, Tuple
 
 # Ports are looked for in this many below those that the system gives to outgoing connections.
@@ -19,8 +18,30 @@ def npu_devices(dev: str = "/dev") -> List[int]:
     return sorted(int(match.group(1)) for match in found if match)
 
 
+def visible_devices(text: str, present: Sequence[int]) -> List[int]:
+    """The devices that ASCEND_RT_VISIBLE_DEVICES leaves to processes, in its order.
+
+    Args:
+        text: its value: positions among the devices of the machine or container, with commas between.
+        present: numbers of these devices; where there are none, the numbers of the variable are taken as they are.
+
+    Raises:
+        ValueError: it is not of this form, names a device twice, or one that is not there.
+    """
+    words = [word.strip() for word in text.split(",")]
+    positions = [int(word) for word in words if re.match(r"\d+$", word)]
+    wrong = len(positions) < len(words) or len(set(positions)) < len(positions)
+    if wrong or (present and max(positions) >= len(present)):
+        there = "0 to {}".format(len(present) - 1) if present else "those that are there"
+        raise ValueError(
+            "ASCEND_RT_VISIBLE_DEVICES takes numbers of devices, {}, each once, with commas between. Received: "
+            "ASCEND_RT_VISIBLE_DEVICES={}. Correct or unset it.".format(there, text)
+        )
+    return [present[position] for position in positions] if present else positions
+
+
 def logical_device(physical: int, present: Sequence[int]) -> int:
-    """ASCEND_DEVICE_ID of a device: its position among those of the machine, or container.
+    """ASCEND_DEVICE_ID of a device: its position among those of the machine or container that a process sees.
 
     Without any device in sight, the number itself: that is what it is where all are there.
     """
@@ -74,32 +95,6 @@ def _candidates(path: str = "/proc/sys/net/ipv4/ip_local_port_range"):
         yield first + int.from_bytes(os.urandom(4), "big") % (lowest - first)
     for _ in range(_TRIES):
         yield 0
-
-
-def find_log_dir(given: Optional[str], node: int, nodes: int, now: Optional[float] = None) -> str:
-    """Absolute path of the folder for the logs: as given, or a new name below ./ascend_keras_logs."""
-    if given:
-        return os.path.abspath(given)
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
-    name = stamp if nodes == 1 else "{}-node{}".format(stamp, node)
-    path = os.path.abspath(os.path.join("ascend_keras_logs", name))
-    taken, count = path, 0
-    while os.path.exists(taken):
-        count += 1
-        taken = "{}-{}".format(path, count)
-    return taken
-
-
-def why_not_writable(folder: str) -> Optional[str]:
-    """Why no file can be made in a folder, or in one of that name that is still to be made; None if it can."""
-    existing = folder
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing):
-        return "{} is no folder".format(existing)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return "no permission to write into {}".format(existing)
-    return None
 
 
 def address_and_port(text: str) -> Optional[Tuple[str, int]]:

@@ -29,8 +29,11 @@ class Plan(NamedTuple):
         master: (host, port) at which the launchers meet; None for one machine, or for machines on their own.
         rank_table: path of the table.
         table_text: content of a table that the launcher has to write there.
+        table_hash: of the table of several servers, which must be the same on all machines.
         log_dir: absolute path.
+        log_dir_is_new: whether that is a free name of the moment, and another may do as well.
         job_id: for HCCL.
+        job_id_given: whether it is that of the shell; else it is that of the first machine.
         extra: variables of --env, for all ranks.
         cores: those of each rank of this machine; None binds none.
         max_restarts: how often all ranks are started again.
@@ -50,7 +53,10 @@ class Plan(NamedTuple):
     master: Optional[Tuple[str, int]] = None
     rank_table: Optional[str] = None
     table_text: Optional[str] = None
+    table_hash: Optional[str] = None
+    log_dir_is_new: bool = False
     job_id: str = JOB_ID
+    job_id_given: bool = False
     extra: Tuple[Tuple[str, str], ...] = ()
     cores: Optional[List[List[int]]] = None
     max_restarts: int = 0
@@ -68,6 +74,7 @@ class Node(NamedTuple):
         ports: one free port for each of its ranks.
         chief_port: another free port.
         device: ASCEND_DEVICE_ID of its first rank; 0 on a host.
+        job_id: that of its ranks, and, of the first machine, that of all.
     """
 
     ranks: int
@@ -75,6 +82,7 @@ class Node(NamedTuple):
     ports: List[int]
     chief_port: int = 0
     device: int = 0
+    job_id: str = ""
 
 
 def rank_numbers(plan: Plan, nodes: Sequence[Node]) -> List[int]:
@@ -114,7 +122,7 @@ def variables(plan: Plan, nodes: Sequence[Node], restarts: int) -> List["Ordered
 
 def _single(plan, nodes, local, number):
     device = plan.devices[local]
-    return {} if device is None else OrderedDict(ASCEND_DEVICE_ID=str(device), JOB_ID=plan.job_id)
+    return {} if device is None else OrderedDict([("ASCEND_DEVICE_ID", str(device)), ("JOB_ID", plan.job_id)])
 
 
 def _tf_config(plan, nodes, local, number):
@@ -132,9 +140,13 @@ def _rank_table(plan, nodes, local, number):
             ("RANK_ID", str(number)),
             ("RANK_SIZE", str(job_size(plan, nodes))),
             ("ASCEND_DEVICE_ID", str(plan.devices[local])),
-            ("JOB_ID", plan.job_id),
+            ("JOB_ID", _job_id(plan, nodes)),
         ]
     )
+
+
+def _job_id(plan, nodes):
+    return (nodes[0].job_id if nodes else "") or plan.job_id
 
 
 def _cm(plan, nodes, local, number):
@@ -147,7 +159,7 @@ def _cm(plan, nodes, local, number):
             ("CM_WORKER_SIZE", str(job_size(plan, nodes))),
             ("CM_WORKER_IP", nodes[plan.node].address),
             ("ASCEND_DEVICE_ID", str(plan.devices[local])),
-            ("JOB_ID", plan.job_id),
+            ("JOB_ID", _job_id(plan, nodes)),
         ]
     )
 

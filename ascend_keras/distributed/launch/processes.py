@@ -3,11 +3,14 @@
 import ctypes
 import os
 import signal
-from typing import Dict, Optional, Sequence
+import time
+from typing import Collection, Dict, Optional, Sequence
 
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+# Ctrl-C on a shell script sends SIGINT to all its processes, and its trap may send SIGTERM after it: one request.
+REQUEST_SECONDS = 1.0
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -46,8 +49,40 @@ def prepare_rank(parent: int, cores: Optional[Sequence[int]]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def descendants(root: int) -> Dict[int, str]:
-    """Living processes below `root`: process id -> state, one letter of /proc/PID/stat. Zombies are not living."""
+class Requests:
+    """Counts requests to end: signals that come within REQUEST_SECONDS of the first of them are one.
+
+    Attributes:
+        count: number of requests.
+    """
+
+    def __init__(self, clock=time.monotonic):
+        self.count = 0
+        self._clock = clock
+        self._began = 0.0
+
+    def add(self) -> None:
+        """A signal has come."""
+        now = self._clock()
+        if not self.count or now - self._began >= REQUEST_SECONDS:
+            self.count += 1
+            self._began = now
+
+
+def shares_session(pid: int) -> bool:
+    """Whether a process is in the session of this one; not if it has ended."""
+    try:
+        return os.getsid(pid) == os.getsid(0)
+    except ProcessLookupError:
+        return False
+
+
+def descendants(root: int, besides: Collection[int] = ()) -> Dict[int, str]:
+    """Living processes below `root`: process id -> state, one letter of /proc/PID/stat. Zombies are not living.
+
+    Args:
+        besides: processes to leave out, with all that is below them.
+    """
     children: Dict[int, list] = {}
     states = {}
     for entry in os.listdir("/proc"):
@@ -58,6 +93,8 @@ def descendants(root: int) -> Dict[int, str]:
     found, left = {}, [root]
     while left:
         for pid in children.get(left.pop(), ()):
+            if pid in besides:
+                continue
             left.append(pid)
             if states[pid] not in "ZX":
                 found[pid] = states[pid]

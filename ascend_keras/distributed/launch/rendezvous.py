@@ -2,8 +2,9 @@
 
 Messages are lines of JSON, which is data and nothing that could be executed. A launcher says
 
-    {"kind": "hello", "magic": ..., "nodes": 2, "node": 1, "form": ...}    once, and then
-    {"kind": "ready", "node": [ranks, address, ports, chief_port, device]} before each start
+    {"kind": "hello", "magic": ..., "nodes": 2, "node": 1, "form": ..., "size": ..., "table": ..., "job_id": ...}
+                                                                           once, and then
+    {"kind": "ready", "node": [ranks, address, ports, chief_port, device, job_id]} before each start
     {"kind": "failed", "failure": [...]}, {"kind": "done"}                 after it
 
 each of these with the number of the start, so that what is said too late about one does not count for the next; and the
@@ -23,7 +24,7 @@ from ascend_keras.distributed.launch.links import Failure, Policy, Verdict
 from ascend_keras.distributed.launch.plan import Node, Plan
 
 # To be raised with every change of the messages.
-MAGIC = "ascend-keras launch, protocol 1"
+MAGIC = "ascend-keras launch, protocol 2"
 # How long launchers wait for each other unless told otherwise: machines do not get their jobs in the same minute.
 MEETING_SECONDS = 600.0
 _RETRY_SECONDS = 0.2
@@ -156,7 +157,7 @@ class Coordinator:
         self._server = _listen(plan.master)
 
     def sockets(self) -> List[Any]:
-        return [channel.socket for channel in self._channels.values() if channel.is_open]
+        return [self._server] + [channel.socket for channel in self._channels.values() if channel.is_open]
 
     def meet(self, node: Node, tick) -> List[Node]:
         self._ready[0], self._verdict = node, None
@@ -167,7 +168,7 @@ class Coordinator:
         while len(self._ready) < self._plan.nodes:
             absent = [number for number in range(self._plan.nodes) if number not in self._ready]
             waiting.go_on(
-                [self._server] + self.sockets() + [stranger.socket for stranger in self._strangers],
+                self.sockets() + [stranger.socket for stranger in self._strangers],
                 "No launcher came from node {}".format(", ".join(map(str, absent))),
             )
             self._accept()
@@ -189,6 +190,8 @@ class Coordinator:
         self._done.add(0)
 
     def poll(self) -> Optional[Verdict]:
+        # One that comes while ranks run cannot belong to them, and is told so.
+        self._accept()
         self._read()
         if not self._verdict and len(self._done) == self._plan.nodes:
             self._verdict = Verdict()
@@ -247,7 +250,7 @@ class Coordinator:
             return "its node rank is {!r}, and must be from 1 to {} (--node-rank).".format(node, plan.nodes - 1)
         if node in self._channels:
             return "another launcher is node {} already (--node-rank).".format(node)
-        return ""
+        return _why_not_the_same_job(plan, hello)
 
     def _read(self) -> None:
         for number, channel in self._channels.items():
@@ -265,6 +268,24 @@ class Coordinator:
             self._done.add(number)
         elif message.get("kind") == "failed":
             self.failed(Failure(*message["failure"]))
+
+
+def _why_not_the_same_job(plan: Plan, hello: Dict[str, Any]) -> str:
+    if hello.get("size") != plan.size or hello.get("table") != plan.table_hash:
+        return "its rank table, of {} ranks, is not that of this one, of {} ranks (--rank-table).".format(
+            hello.get("size"), plan.size
+        )
+    # Hosts make no use of it, and one that was not given is that of the first machine.
+    if plan.form != "tf_config" and hello.get("job_id") not in (None, plan.job_id):
+        return "its JOB_ID is {}, that of this one {}. Set the same on all machines, or on the first alone.".format(
+            hello.get("job_id"), plan.job_id
+        )
+    return ""
+
+
+def _hello(plan: Plan) -> Dict[str, Any]:
+    names = {"nodes": plan.nodes, "node": plan.node, "form": plan.form, "size": plan.size, "table": plan.table_hash}
+    return dict(names, kind="hello", magic=MAGIC, job_id=plan.job_id if plan.job_id_given else None)
 
 
 def _is_loopback(address: str) -> bool:
@@ -332,8 +353,7 @@ class Member:
             # The first machine may come later.
             return
         self._channel = Channel(connection, self._master[0])
-        plan = self._plan
-        self._channel.send(kind="hello", magic=MAGIC, nodes=plan.nodes, node=plan.node, form=plan.form)
+        self._channel.send(**_hello(self._plan))
 
     def failed(self, failure: Failure) -> None:
         self._send(kind="failed", failure=failure)

@@ -6,7 +6,7 @@ import re
 import sys
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from ascend_keras.distributed.launch import machine
+from ascend_keras.distributed.launch import folder, machine
 from ascend_keras.distributed.launch.plan import CLUSTER_VARIABLES, JOB_ID, Plan
 
 _HCCN_CONF = "/etc/hccn.conf"
@@ -69,7 +69,7 @@ def resolve(request: Request, environ: Optional[Mapping[str, str]] = None, prese
     present = machine.npu_devices() if present is None else present
     problems = _Problems()
     values = _general(request, environ, problems)
-    values.update(_ranks(request, values, present, problems))
+    values.update(_ranks(request, values, _Npus(present, environ), problems))
     if problems.found:
         raise LaunchError("\n".join(problems.found))
     physical = values.pop("physical", None)
@@ -91,12 +91,16 @@ def _general(request, environ, problems) -> Dict[str, Any]:
         "extra": tuple(_extra(request, problems)),
         "shows_all": request.show == "all",
         "job_id": environ.get("JOB_ID") or JOB_ID,
+        "job_id_given": bool(environ.get("JOB_ID")),
     }
     if request.show not in ("all", "main"):
         problems.add("--show must be all or main. Received: --show {}.", request.show)
     values.update(_nodes(request, problems))
-    values["log_dir"] = machine.find_log_dir(request.log_dir, values["node"], values["nodes"])
-    reason = machine.why_not_writable(values["log_dir"])
+    values["log_dir"] = folder.find(request.log_dir, values["node"], values["nodes"])
+    values["log_dir_is_new"] = not request.log_dir
+    reason, holder = folder.why_not_writable(values["log_dir"]), folder.busy(values["log_dir"], values["node"])
+    if holder:
+        reason = folder.why_busy(holder)
     if reason:
         problems.add("The logs cannot be written: {}. Received: --log-dir {}.", reason, values["log_dir"])
     return values
@@ -163,14 +167,35 @@ def _nodes(request, problems) -> Dict[str, Any]:
 # --- the ranks of this machine --------------------------------------------------------------------------------------
 
 
-def _ranks(request, values, present, problems) -> Dict[str, Any]:
-    backend = _backend(request, present, problems)
+class _Npus:
+    """The devices of this machine, and what ASCEND_RT_VISIBLE_DEVICES leaves of them."""
+
+    def __init__(self, present: Sequence[int], environ: Mapping[str, str]):
+        self.present = list(present)
+        self.limit = environ.get("ASCEND_RT_VISIBLE_DEVICES", "").strip()
+
+    def visible(self, problems: _Problems) -> List[int]:
+        """Numbers of the devices that ranks see, in the order in which these count them."""
+        try:
+            return machine.visible_devices(self.limit, self.present) if self.limit else self.present
+        except ValueError as error:
+            problems.add("{}", error)
+            return self.present
+
+
+def _ranks(request, values, npus, problems) -> Dict[str, Any]:
+    backend = _backend(request, npus.present, problems)
     count = problems.number("-n", request.ranks, 1)
-    devices = _devices(request, present, problems)
+    # Ranks on a host open none, whatever the shell has left over.
+    present = npus.present if backend == "host" else npus.visible(problems)
+    devices = _devices(request, present, npus.limit, problems)
     if backend == "host":
         return _host(request, values, count, problems)
     if request.rank_table:
-        return _by_table(request, values, count, devices, present, problems)
+        result = _by_table(request, values, count, devices, present, problems)
+        if npus.limit:
+            _check_visible(result.get("physical", ()), present, npus.limit, problems)
+        return result
     if count is None and not devices and request.ranks is None:
         devices = list(present)
         if not devices:
@@ -196,7 +221,7 @@ def _backend(request, present, problems) -> str:
     return "npu"
 
 
-def _devices(request, present, problems) -> List[int]:
+def _devices(request, present, limit, problems) -> List[int]:
     if request.devices is None:
         return []
     texts = request.devices.split(",")
@@ -210,8 +235,9 @@ def _devices(request, present, problems) -> List[int]:
         )
     absent = sorted(set(devices) - set(present)) if present else []
     if absent:
-        text = "This machine has no device {}. Received: --devices {}. It has {}."
-        problems.add(text, ", ".join(map(str, absent)), request.devices, ", ".join(map(str, present)))
+        text = "This machine has no device {}. Received: --devices {}. It has {}{}."
+        shown = " (ASCEND_RT_VISIBLE_DEVICES={})".format(limit) if limit else ""
+        problems.add(text, ", ".join(map(str, absent)), request.devices, ", ".join(map(str, present)), shown)
     return devices
 
 
@@ -248,13 +274,21 @@ def _without_table(values, chosen, present, problems) -> Dict[str, Any]:
 
 
 def _addresses(devices: List[int], path: str = _HCCN_CONF) -> Dict[int, str]:
-    """Addresses of devices, which one server needs only with HCCL_INTRA_ROCE_ENABLE=1."""
+    """Addresses of devices, which one server needs only with HCCL_INTRA_ROCE_ENABLE=1; else any fault means none.
+
+    Raises:
+        ValueError: they are needed, and the file does not say them.
+    """
     rank_table = _rank_tables()
     found: Mapping[int, str] = {}
     if os.access(path, os.R_OK):
-        with open(path) as file:
+        with open(path, errors="replace") as file:
             text = file.read()
-        found = rank_table.addresses_in(text, path) if "address_" in text else {}
+        try:
+            found = rank_table.addresses_in(text, path)
+        except ValueError:
+            if os.environ.get("HCCL_INTRA_ROCE_ENABLE") == "1":
+                raise
     complete = all(device in found for device in devices)
     return {device: found[device] if complete else "" for device in devices}
 
@@ -292,14 +326,38 @@ def _by_table(request, values, count, devices, present, problems) -> Dict[str, A
     _check_counts(request, count, nodes, len(local), problems)
     return dict(
         result,
+        **_as_hccl_reads_it(table, path, values["log_dir"], problems),
         devices=[machine.logical_device(device, present) for _, device in local],
         physical=[device for _, device in local],
         numbers=[number for number, _ in local],
         size=table.size,
         nodes=nodes,
         node=node,
-        warnings=_warnings(path),
     )
+
+
+def _as_hccl_reads_it(table, path, log_dir, problems) -> Dict[str, Any]:
+    """The table of the ranks: the given one, or what version 1.0 makes of an old form, where ranks need a POD_NAME."""
+    rank_table = _rank_tables()
+    same = rank_table.content_hash(path) if len(table.servers) > 1 else None
+    if table.version not in ("lab", "cloud"):
+        return {"table_hash": same, "warnings": _warnings(path)}
+    own = os.path.join(log_dir, "rank_table.json")
+    if os.path.realpath(own) == os.path.realpath(path):
+        text = "The table is of an old form, and ranks get it as version 1.0, which would replace it. "
+        problems.add(text + "Received: --rank-table {}. Give another --log-dir.", path)
+    text = rank_table.as_json(rank_table.as_version_1(table))
+    told = "the rank table {} is of an old form; ranks get it as version 1.0".format(path)
+    return {"rank_table": own, "table_text": text, "table_hash": same, "warnings": _warnings(path) + (told,)}
+
+
+def _check_visible(devices, present, limit, problems) -> None:
+    hidden = sorted(set(devices) - set(present))
+    if hidden:
+        text = (
+            "The rank table names devices that ranks do not see: {}. Received: ASCEND_RT_VISIBLE_DEVICES={}. Unset it."
+        )
+        problems.add(text, ", ".join(map(str, hidden)), limit)
 
 
 def _check_counts(request, count, nodes, here, problems) -> None:

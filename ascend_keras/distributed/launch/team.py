@@ -48,14 +48,24 @@ class Signals:
 
     def __init__(self, numbers: Sequence[int]):
         self.received: List[int] = []
+        self._requests = processes.Requests()
         self.reading, writing = os.pipe()
         for end in (self.reading, writing):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in numbers:
-            signal.signal(number, lambda number, _: self.received.append(number))
+            signal.signal(number, self._take)
         signal.signal(signal.SIGCHLD, lambda number, _: None)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, list(numbers) + [signal.SIGCHLD])
+
+    def _take(self, number, _) -> None:
+        self.received.append(number)
+        self._requests.add()
+
+    @property
+    def hurry(self) -> bool:
+        """Whether the end was asked for more than once."""
+        return self._requests.count > 1
 
     def drain(self) -> None:
         """Makes the pipe silent until the next signal."""
@@ -197,7 +207,8 @@ class Team:
         """Ends all ranks and what descends from them; takes all they have printed.
 
         Args:
-            grace: seconds from SIGTERM to SIGKILL; what is stopped, and what runs at a second Ctrl-C, gets SIGKILL.
+            grace: seconds from SIGTERM to SIGKILL; what is stopped, and what runs when the end is asked for again,
+                gets SIGKILL at once.
         Returns:
             How many processes there were to end.
         """
@@ -210,7 +221,7 @@ class Team:
                 # Those that have ended since `left` was made are zombies yet.
                 self._reap()
                 break
-            hurry = passed >= grace or len(self._signals.received) > 1
+            hurry = passed >= grace or self._signals.hurry
             for pid, state in left.items():
                 number = signal.SIGKILL if hurry or state in "Tt" else signal.SIGTERM
                 if asked.get(pid) != number:
