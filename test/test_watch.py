@@ -9,19 +9,20 @@ import time
 import pytest
 from watched import LIMIT, ended, said, start
 
-from ascend_keras.distributed.watch import EXIT_CODE, Position, progress, stacks, verdict
+from ascend_keras.distributed.watch import EXIT_CODE, Position, Watch, progress, stacks, verdict
 from ascend_keras.distributed.watch.progress import Record
 
 # --- who is to blame ----------------------------------------------------------------------------------------------
 
 
-def at(events, step=None, phase="train", code="", ended=False, idle=9.0):
-    return Record(0, Position(events, phase, 1, events if step is None else step, True), 5, idle, code, ended)
+def at(events, step=None, phase="train", code="", ended=False, idle=9.0, **more):
+    position = Position(events, phase, 1, events if step is None else step, True)
+    return Record(0, position, 5, idle, code, ended, **dict({"order": (1, 1, events)}, **more))
 
 
-def blame(*records, silent=()):
+def blame(*records, silent=(), started=()):
     found = {rank: record._replace(rank=rank) for rank, record in enumerate(records) if record is not None}
-    return verdict.judge(found, len(records), silent)
+    return verdict.judge(found, len(records), silent, started)
 
 
 def test_a_rank_behind_is_named():
@@ -60,13 +61,106 @@ def test_of_equals_nobody_is_named():
 def test_who_has_left_and_who_has_not_begun():
     assert blame(at(40, ended=True), at(18)).text == "rank 0 left the run at step 40 of epoch 1; rank 1 waits for it"
     begin = at(1, step=0)
-    assert blame(begin, None, begin).text == "rank 1 did not begin the run; ranks 0, 2 wait for it"
+    text = "rank 1 did not begin the run; ranks 0, 2 wait for it"
+    assert blame(begin, None, begin, started=[0, 1, 2]).text == text
+
+
+def test_ranks_of_other_machines_are_not_named():
+    begin = at(1, step=0)
+    assert blame(begin, begin, None, None, started=[0, 1]) == (
+        [],
+        "no rank made a step since the begin of epoch 1, and none is behind the others; nothing is known of ranks 2, "
+        "3, whose logs may be on another machine",
+    )
+    assert blame(begin, None, None, None, started=[0, 1]).text == "rank 1 did not begin the run; rank 0 waits for it"
+    assert blame(at(18), at(17), None).text == "rank 1 made no step since step 17 of epoch 1; rank 0 waits for it"
+
+
+def test_the_run_counts_more_than_the_hooks_in_it():
+    found = blame(at(3, phase="test", order=(2, 2, 1)), at(40, order=(1, 9, 0)))
+    assert found.text == "rank 1 made no step since step 40 of epoch 1; rank 0 waits for it"
+    # Rank 0 had a batch more in a validation before.
+    found = blame(at(42, step=17, order=(1, 6, 33)), at(41, step=18, order=(1, 6, 35)))
+    assert found.text == "rank 0 made no step since step 17 of epoch 1; rank 1 waits for it"
+
+
+def test_who_has_finished_is_not_waited_for_by_who_is_behind():
+    hung = at(40, code="save (a.py:3)", order=(1, 9, 0))
+    hung = hung._replace(position=hung.position._replace(in_step=False))
+    done = at(40, ended=True, finished=True, order=(1, 10, 0))
+    text = "rank 1 made no step since step 40 of epoch 1: save (a.py:3); rank 0 waits for it"
+    assert blame(done, hung).text == text
+    left = "rank 0 left the run at step 40 of epoch 1; rank 1 waits for it"
+    assert blame(done._replace(finished=False), hung).text == left
+    assert blame(done, hung._replace(order=(2, 1, 0))).text == left  # it does not come to the next run
+    assert blame(done, at(41, order=(1, 6, 41))).text == left  # its training has ended too early
 
 
 def test_a_rank_that_gets_on_is_waited_for():
     records = {0: at(18), 1: at(17, idle=1.0)._replace(rank=1), 2: at(18, idle=8.0)._replace(rank=2)}
-    assert set(verdict.alive(records, records[0], 5.0)) == {1}
-    assert set(verdict.alive(records, records[1], 5.0)) == set()  # those further on wait themselves
+    assert set(verdict.alive(records, records[0], 10.0)) == {1}
+    assert set(verdict.alive(records, records[1], 10.0)) == set()  # those further on wait themselves
+
+
+@pytest.mark.parametrize("idle, limit, gets_on", [(59.9, 60.0, True), (60.0, 60.0, False), (5.0, 10.0, False)])
+def test_a_rank_within_a_longer_limit_of_its_own_is_waited_for(idle, limit, gets_on):
+    records = {0: at(17, idle=idle, limit=limit), 1: at(18)._replace(rank=1)}
+    assert bool(verdict.alive(records, records[1], 10.0)) == gets_on
+
+
+@pytest.fixture
+def order(monkeypatch):
+    monkeypatch.setattr(progress, "_order", [0, 0, 0])
+    monkeypatch.setattr(progress, "_watches", set())
+    return progress.order
+
+
+def test_order_of_runs_phases_and_steps(order):
+    found = []
+    for what in [1, True, True, False, True, 2, -2, -2, -1, 1]:
+        if what is True or what is False:
+            progress.advance(what)
+        elif what > 0:
+            progress.begin_run(what)
+        else:
+            progress.end_run(-what)
+        found.append(order())
+    run = [(1, 1, 0), (1, 1, 1), (1, 1, 2), (1, 2, 0), (1, 2, 1), (1, 3, 0), (1, 4, 0), (1, 4, 0), (1, 5, 0)]
+    assert found == run + [(2, 1, 0)]  # watch 2 was inside of the run of watch 1
+
+
+def test_order_is_told_by_the_hooks(order):
+    watch = Watch(60.0, 60.0)
+    watch.start()
+    found = []
+    for position in (Position(1, "train"), Position(2, "train", 1, 0, True), Position(3, "train", 1, 1, False)):
+        watch.at(position, True)
+        found.append(order())
+    watch.at(Position(4, "train", 1, 1, False), True)
+    watch.stop()
+    assert found + [order()] == [(1, 2, 0), (1, 2, 1), (1, 2, 2), (1, 4, 0)]
+
+
+def test_limits_grow_with_the_longest_step_of_the_phase(order):
+    watch = Watch(10.0, 100.0)
+    train, validation = Position(1, "train", 1, 0), Position(5, "validation", 1, 0)
+    limits = []
+    for position, seconds, compiled in [(train, 90.0, False), (train, 20.0, True), (validation, 2.0, False)]:
+        watch.at(position._replace(in_step=True), compiled)
+        limits.append(watch._limit())
+        watch._passed += seconds
+        watch.at(position._replace(step=1), True)
+        limits.append(watch._limit())
+    assert limits == [100.0, 270.0, 270.0, 270.0, 100.0, 10.0]
+    assert watch._record().limit == 10.0
+    watch.at(train, True)
+    assert watch._limit() == 270.0
+
+
+def test_ranks_that_a_launcher_has_started_here(tmp_path):
+    for name in ("rank_1.log", "rank_3.started", "rank_12.log", "rank_2.progress", "rank_0.log.1"):
+        (tmp_path / name).write_text("")
+    assert progress.started_into(str(tmp_path), 5) == {1, 3}
 
 
 def test_the_first_verdict_is_that_of_all(tmp_path):
@@ -97,7 +191,7 @@ def test_places_in_words(position, text, activity):
 
 def test_files_of_progress(tmp_path):
     folder = str(tmp_path)
-    record = Record(1, Position(9, "train", 2, 4, True), 3, 1.5, "gen (ä.py:1)", False, "1")
+    record = Record(1, Position(9, "train", 2, 4, True), 3, 1.5, "gen (ä.py:1)", False, "1", 60.0, (1, 2, 3), True)
     progress.write(folder, record)
     assert os.listdir(folder) == ["rank_1.progress"]
     assert progress.read_all(folder, 3, "1") == {1: record}
@@ -146,7 +240,8 @@ import ctypes, sys, time
 from ascend_keras.distributed import watch
 kind, rank, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 timeout = float(sys.argv[5]) if len(sys.argv) > 5 else 1.0
-guard = watch.Watch(timeout, 3.0, rank, ranks, folder or None, kind in ("native",), report=0.5)
+compile_timeout = float(sys.argv[6]) if len(sys.argv) > 6 else 3.0
+guard = watch.Watch(timeout, compile_timeout, rank, ranks, folder or None, kind in ("native",), report=0.5)
 guard.start()
 events = 0
 
@@ -191,6 +286,42 @@ elif kind == "stuck":
     time.sleep(60)
 elif kind == "steps":
     steps(400, 0.05)
+elif kind == "executions":
+    tell(0, True, False)
+    time.sleep(1.5)
+    tell(10, False)
+    tell(10, True)
+    time.sleep(2.5)
+    tell(20, False)
+elif kind == "compiles":  # a step of a validation, after which the other waits
+    steps(3, 0.05)
+    tell(3, False)
+    tell(3, True, False)
+    time.sleep(4)
+    tell(4, False)
+    open(folder + "/reduction", "w").close()
+elif kind == "reduces":
+    steps(3, 0.05)
+    tell(3, False)
+    tell(3, True, False)
+    tell(4, False)
+    open(folder + "/reduction").close()
+elif kind == "hangs in the end":
+    steps(3, 0.05)
+    tell(3, False)
+    time.sleep(60)
+elif kind in ("goes on", "finishes"):
+    steps(3, 0.05)
+    tell(3, False)
+    guard.stop(finished=True)
+    if kind == "goes on":
+        guard.start()
+        events = 0
+        tell(0, True)
+        time.sleep(60)
+elif kind == "first":
+    tell(0, True)
+    time.sleep(60)
 elif kind == "wait":
     steps(3, 0.05)
     tell(3, True)
@@ -207,7 +338,7 @@ print("done", flush=True)
 @pytest.fixture(scope="module")
 def plain():
     """Processes that need no folder, side by side."""
-    kinds = ["native", "compile", "slow", "beats", "moves", "loop", "stuck"]
+    kinds = ["native", "compile", "slow", "beats", "moves", "loop", "stuck", "executions"]
     started = {kind: start(RANK, kind, "0", "1", "") for kind in kinds}
     return {kind: ended(process) for kind, process in started.items()}
 
@@ -240,8 +371,14 @@ def test_compiling_takes_its_time_and_is_shown(plain):
     assert re.match("({}){{1,3}}$".format(text), err)
 
 
-def ranks_of(tmp_path, *kinds, **more):
-    return [start(RANK, kind, str(rank), str(len(kinds)), str(tmp_path), **more) for rank, kind in enumerate(kinds)]
+def test_long_executions_are_left_alone_after_a_long_one(plain):
+    code, out, _ = plain["executions"]
+    assert (code, out) == (0, "on\ndone\n")
+
+
+def ranks_of(folder, *kinds, more=(), ranks=None):
+    ranks = str(ranks or len(kinds))
+    return [start(RANK, kind, str(rank), ranks, str(folder), *more) for rank, kind in enumerate(kinds)]
 
 
 def wait_for(condition):
@@ -283,3 +420,40 @@ def test_a_stopped_rank_is_named_by_the_others_and_goes_on_unharmed(tmp_path):
     first = {said(err)[0] for _, _, err in results}
     assert len(first) == 1
     assert re.match(r"rank 1 made no step since about step \d+ of epoch 1 and gives no sign of life", first.pop())
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """Jobs of several processes, side by side."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("compiling", "next", "last", "machines")}
+    os.mkfifo(str(folders["compiling"] / "reduction"))
+    for name in ("rank_0.log", "rank_1.started"):
+        (folders["machines"] / name).write_text("")
+    started = {
+        "compiling": ranks_of(folders["compiling"], "compiles", "reduces", more=("1", "60")),
+        "next": ranks_of(folders["next"], "goes on", "hangs in the end"),
+        "last": ranks_of(folders["last"], "finishes", "hangs in the end"),
+        "machines": ranks_of(folders["machines"], "first", ranks=4),
+    }
+    return {name: [ended(process) for process in job] for name, job in started.items()}
+
+
+def test_a_rank_that_compiles_is_waited_for(jobs):
+    assert [(code, out) for code, out, _ in jobs["compiling"]] == [(0, "on\ndone\n")] * 2
+
+
+def test_who_hangs_at_the_end_of_a_run_is_named_by_who_is_in_the_next(jobs):
+    assert [code for code, _, _ in jobs["next"]] == [EXIT_CODE] * 2
+    pattern = r"rank 1 made no step since step 3 of epoch 1: <module> \(<string>:\d+\); rank 0 waits for it$"
+    assert all(re.match(pattern, said(err)[0]) for _, _, err in jobs["next"])
+
+
+def test_who_hangs_at_the_end_of_a_run_is_named_when_the_others_have_finished(jobs):
+    assert [code for code, _, _ in jobs["last"]] == [0, EXIT_CODE]
+    pattern = r"rank 1 made no step since step 3 of epoch 1: <module> \(<string>:\d+\); rank 0 waits for it$"
+    assert re.match(pattern, said(jobs["last"][1][2])[0])
+
+
+def test_of_those_that_did_not_begin_only_ranks_of_this_machine_are_named(jobs):
+    ((code, _, err),) = jobs["machines"]
+    assert (code, said(err)[0]) == (EXIT_CODE, "rank 1 did not begin the run; rank 0 waits for it")

@@ -9,7 +9,7 @@ from watched import ended, said, start
 
 from ascend_keras.callbacks import watchdog
 from ascend_keras.compat import keras
-from ascend_keras.distributed.watch import EXIT_CODE
+from ascend_keras.distributed.watch import EXIT_CODE, progress
 
 # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -93,8 +93,9 @@ class Heard:
         self.starts += not self.running
         self.running = True
 
-    def stop(self):
+    def stop(self, finished=False):
         self.running = False
+        self.finished = finished
 
     def at(self, position, compiled):
         assert self.running
@@ -158,7 +159,45 @@ def test_who_starts_it_ends_it(model, heard):
     model.evaluate(x, y, verbose=0, callbacks=[heard])
     assert (heard._watch.running, heard._watch.starts) == (True, 1)
     heard.release()
-    assert not heard._watch.running
+    assert (heard._watch.running, heard._watch.finished) == (False, False)
+
+
+def test_a_run_that_ends_by_itself_has_finished(monkeypatch):
+    watches = []
+    monkeypatch.setattr(watchdog, "Watch", lambda *arguments: watches.append(Heard()) or watches[-1])
+    stops = []
+    monkeypatch.setattr(Heard, "stop", lambda self, finished=False: stops.append(finished))
+    with watchdog.watched(60.0, 0, 2):
+        pass
+    assert stops[0] is True
+    del stops[:]
+    with pytest.raises(KeyboardInterrupt):
+        with watchdog.watched(60.0, 0, 2):
+            raise KeyboardInterrupt
+    assert stops == [False]
+
+
+class Orders(keras.callbacks.Callback):
+    """Notes how far the process is at each step of the training, from the begin of the run on."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.found.append(progress.order()[1:])
+
+
+def test_ranks_with_unequal_parts_of_a_validation_are_at_the_same_place_in_the_next_epoch(model):
+    x, y = data()
+    found = []
+    for rows in (4, 6):
+        callbacks = [watchdog.Watchdog(60, folder=None), Orders()]
+        held_out = data(rows)
+        model.fit(x, y, batch_size=2, epochs=2, verbose=0, validation_data=held_out, callbacks=callbacks)
+        found.append(callbacks[1].found)
+    # Marks: start, on_train_begin, on_epoch_begin; on_test_begin, on_test_end, on_epoch_end, on_epoch_begin.
+    assert found == [[(3, 1), (3, 3), (7, 1), (7, 3)]] * 2
 
 
 def threads():

@@ -28,7 +28,8 @@ class Watchdog(keras.callbacks.Callback):
     Progress is every call of a hook of Keras, and every call of `watchdog.beat()`; between two steps, where callbacks
     save, evaluate or compute, also that the thread moves (it uses the processor, or its Python code is elsewhere), for
     `compile_timeout` seconds at most. While the process or the machine is suspended, or a debugger holds it, the time
-    stands still.
+    stands still. A step is what stands between two hooks, many steps of one execution too: where one has taken long,
+    the next of its phase may take three times as long, if that is more than `timeout`.
 
     With a folder of logs (the launcher gives one) each rank writes into it how far it is, and the message names the
     rank that the others wait for: the one that gives no sign of life, or is behind, or is alone in code of its own.
@@ -94,10 +95,14 @@ class Watchdog(keras.callbacks.Callback):
         self._held = True
         self._watch.start()
 
-    def release(self):
-        """Stops watching, after a training that was broken off as well. Further calls do nothing."""
+    def release(self, finished=False):
+        """Stops watching, after a training that was broken off as well. Further calls do nothing.
+
+        Args:
+            finished: whether all that was to be watched has come to its end.
+        """
         self._held = self._training = False
-        self._watch.stop()
+        self._watch.stop(finished)
 
     def _enter(self, phase):
         if not self._held and not self._training:
@@ -243,6 +248,7 @@ def watched(timeout, rank=None, ranks=None, **arguments):
     watchdog.start()
     try:
         yield [watchdog]
+        watchdog.release(finished=True)
     finally:
         watchdog.release()
 

@@ -15,6 +15,8 @@ from ascend_keras.log import logger
 EXIT_CODE = 75
 # File descriptor of the stacks and of the message: that of the process, whatever sys.stderr is by now.
 _STDERR = 2
+# A step may take this many times as long as the longest of its phase so far.
+_SLOWER = 3.0
 # Seconds that the end may take, before it is forced.
 _LAST = 10.0
 
@@ -28,7 +30,9 @@ class Watch:
         timeout: seconds without a step after which the process is ended. Between two steps, where code of callbacks
             runs, it counts as well that the thread moves.
         compile_timeout: the same until the first step of a phase is done, which compiles; and the longest that
-            anything may take between two steps without a call of a hook or of `beat`.
+            anything may take between two steps without a call of a hook or of `beat`. A step is what stands between
+            two hooks, many steps of one execution too: where one has taken long, the next of its phase may take three
+            times as long.
         rank, ranks: this rank, None where it is not known, and how many there are.
         folder: the common folder of all ranks for their progress; None writes none.
         native: whether a native call that never gives Python's lock back is ended too, by a timer of `faulthandler`
@@ -48,11 +52,12 @@ class Watch:
         self._stopped = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._trains, self._clock = 0, None
-        self._compiled = False
-        self._position = Position()
+        self._position, self._compiled, self._finished = Position(), False, False
         self._clear()
 
     def _clear(self):
+        self._longest: Dict[str, float] = {}  # seconds of the longest step, by phase
+        self._passed = self._began = 0.0  # seconds that the thread has seen, and of these when the step began
         self._seen = None
         self._idle = self._quiet = 0.0  # seconds without any sign of life, and without a hook
         self._written = 0
@@ -65,11 +70,12 @@ class Watch:
     # --- called by the thread that trains -----------------------------------------------------------------------------
 
     def start(self):
-        """Begins to watch over the thread that calls it; does nothing where it does already."""
+        """Begins to watch over the thread that calls it, or a new run where it does already."""
+        progress.begin_run(id(self))
+        self._position, self._compiled, self._finished = Position(), False, False
         if self._thread is not None:
             return
         self._trains, self._clock = threading.get_ident(), stacks.cpu_clock()
-        self._position, self._compiled = Position(), False
         self._clear()
         if self._folder and self._rank == 0:
             verdict.forget(self._folder)
@@ -77,11 +83,17 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="ascend_keras watchdog", daemon=True)
         self._thread.start()
 
-    def stop(self):
-        """Ends the thread. Further calls do nothing."""
+    def stop(self, finished=False):
+        """Ends the thread. Further calls do nothing.
+
+        Args:
+            finished: whether the run has come to its end.
+        """
+        progress.end_run(id(self))
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._finished = finished
         self._stopped.set()
         thread.join(_LAST)  # it may hang itself, in a file system that is gone
 
@@ -92,10 +104,21 @@ class Watch:
             position: where.
             compiled: whether the first step of this phase is done.
         """
-        shorter = compiled and not self._compiled
+        was_in_step, shorter = self._position.in_step, compiled and not self._compiled
+        if position.in_step:
+            self._began = self._passed
+        elif was_in_step:
+            self._longest[position.phase] = max(self._longest.get(position.phase, 0.0), self._passed - self._began)
+        progress.advance(position.in_step or was_in_step)
         self._position, self._compiled = position, compiled
         if shorter and self._native and self._thread is not None:
-            self._put_off(self._limits[0])  # the next call may not let the thread do it
+            self._put_off(self._limit())  # the next call may not let the thread do it
+
+    def _limit(self) -> float:
+        """Seconds without progress that are too many where the run is now."""
+        if not self._compiled:
+            return self._limits[1]
+        return max(self._limits[0], _SLOWER * self._longest.get(self._position.phase, 0.0))
 
     # --- the thread ---------------------------------------------------------------------------------------------------
 
@@ -113,6 +136,7 @@ class Watch:
             faulthandler.cancel_dump_traceback_later()  # nobody puts it off any more
 
     def _look(self, passed: float):
+        self._passed += passed
         position, compiled = self._position, self._compiled
         sign = position.events, progress.beats()
         if sign != self._seen:
@@ -122,12 +146,12 @@ class Watch:
             self._quiet += passed
         if not position.in_step and self._moves():
             self._idle = 0.0
-        limit = self._limits[0 if compiled else 1]
+        limit = self._limit()
         self._write()
         self._arm(limit)
         if position.in_step and not compiled:
             self._report_compiling(position)
-        if self._idle < limit and self._quiet < self._limits[1]:
+        if self._idle < limit and self._quiet < max(limit, self._limits[1]):
             self._first_look = None
         else:
             self._overdue(position)
@@ -138,7 +162,9 @@ class Watch:
 
     def _record(self, ended=False) -> Record:
         code = stacks.code_at(self._trains) if self._idle > self._limits[0] / 4 else ""
-        return Record(self._rank, self._position, self._written, round(self._idle, 1), code, ended, self._attempt)
+        idle = round(self._idle, 1)
+        told = self._rank, self._position, self._written, idle, code, ended, self._attempt
+        return Record(*told, limit=self._limit(), order=progress.order(), finished=self._finished)
 
     def _write(self, ended=False):
         self._written += 1
@@ -177,6 +203,7 @@ class Watch:
                 )
             self._said_debugger = True
             self._idle = self._quiet = 0.0
+            self._began = self._passed
             return
         if not self._folder or self._ranks == 1:
             self._end(None, position)
@@ -195,10 +222,11 @@ class Watch:
         first, self._first_look = self._first_look, None
         silent = [rank for rank, record in records.items() if record == first.get(rank) and not record.ended]
         silent = [rank for rank in silent if rank != self._rank]
-        busy = verdict.alive(records, self._record(), self._limits[0] / 2)
-        if self._quiet < self._limits[1] and set(busy) - set(silent):
+        busy = verdict.alive(records, self._record(), self._limits[0])
+        if any(self._quiet < max(self._limits[1], busy[rank].limit) for rank in set(busy) - set(silent)):
             return None  # they get on, and it is for them to say when they no longer do
-        return verdict.settle(self._folder, verdict.judge(records, self._ranks, silent).text)
+        started = progress.started_into(self._folder, self._ranks)
+        return verdict.settle(self._folder, verdict.judge(records, self._ranks, silent, started).text)
 
     def _end(self, found, position):
         faulthandler.dump_traceback_later(_LAST, exit=True, file=_STDERR)  # whatever is locked below

@@ -6,6 +6,9 @@ from typing import Collection, Dict, List, Mapping, NamedTuple, Optional
 from ascend_keras.distributed.texts import rank_list
 from ascend_keras.distributed.watch.progress import Record
 
+# It wrote once a second, and may have done some steps after that.
+_SILENT = "made no step since about {} and {} no sign of life (stopped, swapped out, held in a native call, or gone)"
+
 
 class Verdict(NamedTuple):
     """Who holds up a run.
@@ -19,8 +22,10 @@ class Verdict(NamedTuple):
     text: str
 
 
-def judge(records: Mapping[int, Record], ranks: int, silent: Collection[int] = ()) -> Verdict:
-    """Finds the ranks that hold up the others.
+def judge(
+    records: Mapping[int, Record], ranks: int, silent: Collection[int] = (), started: Collection[int] = ()
+) -> Verdict:
+    """Finds the ranks that hold up the others, among those of which something is known here.
 
     In this order: who gives no sign of life; who has left the run; who has not begun, where nobody has made a step;
     who is behind; and where all are at the same place, who runs Python code of his own while the others are inside
@@ -30,37 +35,48 @@ def judge(records: Mapping[int, Record], ranks: int, silent: Collection[int] = (
         records: what the ranks tell, by rank.
         ranks: number of ranks.
         silent: ranks whose record does not change although they have not ended.
+        started: ranks started here. Of those that are in neither nothing is known.
     """
-    missing = [rank for rank in range(ranks) if rank not in records]
-    ended = sorted(rank for rank, record in records.items() if record.ended)
+    known = sorted(set(records) | set(started))
+    missing = [rank for rank in known if rank not in records]
+    left = _who_left(records)
     begun = any(record.position.step or record.position.epoch > 1 for record in records.values())
     if silent:
         quiet = sorted(silent)
-        # It wrote once a second, and may have done some steps after that.
-        text = (
-            "made no step since about {} and {} no sign of life (stopped, swapped out, held in a native call, or gone)"
-        )
-        return _blame(quiet, ranks, text.format(_place(records, quiet), "gives" if len(quiet) == 1 else "give"))
-    if ended and len(ended) < len(records):
-        text = "left the run at {}".format(_place(records, ended))
-        return _blame(ended, ranks, text)
+        return _blame(quiet, known, _SILENT.format(_place(records, quiet), "gives" if len(quiet) == 1 else "give"))
+    if left and len(left) < len(records):
+        return _blame(left, known, "left the run at {}".format(_place(records, left)))
     if missing and not begun:
-        return _blame(missing, ranks, "did not begin the run")
-    return _among_the_living(records, ranks, missing)
+        return _blame(missing, known, "did not begin the run")
+    return _among_the_living(records, known, [rank for rank in range(ranks) if rank not in records])
 
 
-def _among_the_living(records, ranks, missing) -> Verdict:
-    least = min(record.position.events for record in records.values())
-    behind = sorted(rank for rank, record in records.items() if record.position.events == least)
+def _who_left(records) -> List[int]:
+    """The ranks that have left a run in which the others wait for them: not those that have finished it before them.
+
+    Who trains may wait for a rank whose training has come to its end too early.
+    """
+    living = [record for record in records.values() if not record.ended]
+    trains = any(record.position.in_step and record.position.phase == "train" for record in living)
+    ended = {rank: record for rank, record in records.items() if record.ended}
+    for rank, record in list(ended.items()):
+        if record.finished and not trains and all(other.order < record.order for other in living):
+            del ended[rank]
+    return sorted(ended)
+
+
+def _among_the_living(records, known, unknown) -> Verdict:
+    least = min(record.order for record in records.values())
+    behind = sorted(rank for rank, record in records.items() if record.order == least)
     if len(behind) < len(records):
-        return _blame(behind, ranks, "made no step since {}{}".format(_place(records, behind), _code(records, behind)))
+        return _blame(behind, known, "made no step since {}{}".format(_place(records, behind), _code(records, behind)))
     busy = sorted(rank for rank, record in records.items() if record.code)
     if busy and len(busy) < len(records):
         text = "made no step since {}, nor did the others, but only there Python code runs{}"
-        return _blame(busy, ranks, text.format(_place(records, busy), _code(records, busy)))
+        return _blame(busy, known, text.format(_place(records, busy), _code(records, busy)))
     text = "no rank made a step since {}, and none is behind the others".format(_place(records, behind))
-    if missing:
-        text += "; nothing is known of {}, whose logs may be on another machine".format(rank_list(missing))
+    if unknown:
+        text += "; nothing is known of {}, whose logs may be on another machine".format(rank_list(unknown))
     return Verdict([], text)
 
 
@@ -73,8 +89,8 @@ def _code(records, culprits) -> str:
     return ": {}".format(code) if code else ""
 
 
-def _blame(culprits: List[int], ranks: int, text: str) -> Verdict:
-    waiting = [rank for rank in range(ranks) if rank not in culprits]
+def _blame(culprits: List[int], known: List[int], text: str) -> Verdict:
+    waiting = [rank for rank in known if rank not in culprits]
     text = "{} {}".format(rank_list(culprits), text)
     if waiting:
         verb, whom = "waits" if len(waiting) == 1 else "wait", "it" if len(culprits) == 1 else "them"
@@ -82,21 +98,24 @@ def _blame(culprits: List[int], ranks: int, text: str) -> Verdict:
     return Verdict(culprits, text)
 
 
-def alive(records: Mapping[int, Record], mine: Record, within: float) -> Dict[int, Record]:
+def alive(records: Mapping[int, Record], mine: Record, timeout: float) -> Dict[int, Record]:
     """The other ranks that this one may be waiting for and that get on: not further than it, and busy.
+
+    Busy is who has made progress in the last half of the timeout, or allows itself more than the timeout (it compiles,
+    or its executions are long) and has not used it up.
 
     Args:
         records: what the ranks tell.
         mine: what this rank tells.
-        within: seconds in which there was progress.
+        timeout: seconds without a step that are too many.
     """
     return {
         rank: record
         for rank, record in records.items()
         if rank != mine.rank
         and not record.ended
-        and record.position.events <= mine.position.events
-        and record.idle < within
+        and record.order <= mine.order
+        and record.idle < (record.limit if record.limit > timeout else timeout / 2)
     }
 
 
