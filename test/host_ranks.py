@@ -137,6 +137,33 @@ def scaled(optimizer, variable, gradient):
     return loss
 
 
+def twin_gradients(rank):
+    """Those of two optimizers, of one form."""
+    return np.array([[1.0, 2.0, 4.0], [-8.0, 0.5, 16.0]], np.float32) * (rank + 1)
+
+
+def twins(backend, rank):
+    """What each of two optimizers makes of zeros in two steps; on TF 2 both are in one function."""
+    variables = make_variables([np.zeros([3], np.float32) for _ in range(2)])
+    made = [backend.assemble(keras.optimizers.SGD(RATE), None) for _ in variables]
+    terms = list(zip(made, variables, [tf.constant(gradient) for gradient in twin_gradients(rank)]))
+    if compat.TF1:
+        updates = [tf.group(one.get_updates(tf.reduce_sum(v * gradient), [v])) for one, v, gradient in terms]
+        for number in (0, 1, 1, 0):
+            compat.get_session().run(updates[number])
+    else:
+
+        def run():
+            for one, variable, gradient in terms:
+                one.apply_gradients([(tf.identity(gradient), variable)])
+
+        for one, variable, _ in terms if compat.KERAS3 else []:
+            one.build([variable])
+        both = tf.function(run)
+        both(), both()
+    return floats(compat.get_values(variables))
+
+
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +233,19 @@ def accumulated(trainer, rank, size):
     made = prepared(trainer, model(rank), optimizer)
     x, y = data()
     made.fit(x[rank::size], y[rank::size], batch_size=16 // size, epochs=1, shuffle=False, verbose=0)
+    return made.get_weights()
+
+
+def compiled_again(trainer, rank, size):
+    """Weights after an epoch, and another for which rank 0 alone has compiled a second model and then the same one."""
+    x, y = data()
+    made = prepared(trainer, model(rank), keras.optimizers.SGD(0.1))
+    for epoch in range(2):
+        if epoch and rank == 0:
+            trainer.compile(model(), keras.optimizers.SGD(0.1), "mse")
+            trainer.compile(made, keras.optimizers.SGD(0.1), "mse")
+            compat.build_optimizer(made)
+        made.fit(x[rank::size], y[rank::size], batch_size=16 // size, epochs=1, shuffle=False, verbose=0)
     return made.get_weights()
 
 

@@ -19,6 +19,7 @@ out = {
 out["cores"] = len(os.sched_getaffinity(0))
 out["broadcast"] = parts.broadcast(backend, rank)
 out["gradients"] = parts.gradients(backend, rank)
+out["twins"] = parts.twins(backend, rank)
 out["clipped"] = parts.clipped(backend, rank, size)
 
 for name in sorted(parts.OPTIMIZERS):
@@ -29,6 +30,7 @@ for name in sorted(parts.OPTIMIZERS):
     out[name + " saved"] = parts.saved(model, sys.argv[1], rank)
 out["assembled again"] = backend.assemble(model.optimizer, None) is model.optimizer
 out["scaled"] = parts.floats(parts.train(trainer, "sgd", rank, size, loss_scale="dynamic").get_weights())
+out["compiled again"] = parts.floats(parts.compiled_again(trainer, rank, size))
 out["overflow"] = parts.overflow(trainer, rank)
 out["uneven"] = parts.uneven(trainer, rank)
 if not compat.TF1:
@@ -46,6 +48,11 @@ out["texts"] = [
     backend.gather_texts("equal \u00e4"),
     backend.gather_texts("rank {} \u00e4\n".format(rank) * (rank + 1) * 200),
 ]
+x, y = parts.data(8)
+verbs = {"fit": lambda: trainer.fit(model, x, y), "evaluate": lambda: trainer.evaluate(model, x, y)}
+verbs["predict"] = lambda: trainer.predict(model, x)
+pairs = [("predict", "evaluate"), ("predict", "fit"), ("evaluate", "fit")]
+out["verbs"] = [parts.raised(verbs[pair[rank]]) for pair in pairs]
 out["xla"] = parts.raised(backend.compile_arguments, {"jit_compile": True})
 
 # An optimizer whose loss scaling changes: the reduction has to move with it, and to stay the only one.

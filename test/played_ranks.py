@@ -59,6 +59,10 @@ def evaluate(size, x, y=None, mode="tf_config", **arguments):
     return play(size, lambda *ranks: shards.for_evaluate(x, y, arguments, *ranks), mode)
 
 
+def predict(size, x, mode="tf_config", **arguments):
+    return play(size, lambda *ranks: shards.for_predict(x, arguments, *ranks), mode)
+
+
 def fit_each(ranks, **arguments):
     """As `fit`, with the keyword arguments of each rank in a list."""
 
@@ -144,6 +148,11 @@ class Numbers(keras.utils.Sequence):
 
     def on_epoch_end(self):
         self.ends += 1
+
+
+class Lists(Numbers):
+    def __getitem__(self, index):
+        return list(super().__getitem__(index))
 
 
 def as_sequence(x, y, batch):

@@ -38,6 +38,9 @@ def one_rank():
         compat.keras.backend.clear_session()
     trainer = compat_trainer()
     found = {name: host_ranks.train(trainer, name).get_weights() for name in sorted(host_ranks.OPTIMIZERS)}
+    plain = host_ranks.prepared(trainer, host_ranks.model(), compat.keras.optimizers.SGD(0.1))
+    plain.fit(*host_ranks.data(), batch_size=16, epochs=2, shuffle=False, verbose=0)
+    found["plain"] = plain.get_weights()
     if compat.KERAS3:
         found["accumulated"] = host_ranks.accumulated(trainer, 0, 1)
     if compat.TF1:
@@ -106,6 +109,11 @@ class TestGradients:
         for value in values:
             np.testing.assert_array_equal(value["gradients"]["table"], -host_ranks.RATE * mean.ravel())
 
+    def test_optimizers_with_gradients_of_one_form(self, values):
+        mean = np.mean([host_ranks.twin_gradients(rank) for rank in range(SIZE)], 0)
+        for value in values:
+            np.testing.assert_array_equal(value["twins"], -2 * host_ranks.RATE * mean)
+
     @TF2
     def test_none_stays_none(self, values):
         assert [value["gradients"]["unused"] for value in values] == [[[1.0, 1.0]]] * SIZE
@@ -140,6 +148,10 @@ class TestTraining:
     def test_loss_scaling_changes_nothing(self, values, one_rank):
         for value in values:
             assert_close(value["scaled"], one_rank["sgd"])
+
+    def test_a_rank_may_compile_once_more(self, values, one_rank):
+        for value in values:
+            assert_close(value["compiled again"], one_rank["plain"])
 
     def test_all_ranks_skip_what_one_cannot_take(self, values):
         weight = 1.0
@@ -183,6 +195,11 @@ class TestTraining:
         for value in values:
             assert "Keras no longer runs in the session of the ranks" in value["cleared"]
             assert "Create a new NPUTrainer" in value["cleared"]
+
+    def test_ranks_at_different_verbs_are_told(self, values):
+        for number, pair in enumerate([("predict", "evaluate"), ("predict", "fit"), ("evaluate", "fit")]):
+            for value in values:
+                assert "Received: rank 0: {}, rank 1: {}. Call the same".format(*pair) in value["verbs"][number]
 
     def test_xla_is_refused(self, values):
         assert "XLA cannot compile the collectives" in values[0]["xla"]

@@ -105,6 +105,18 @@ def test_no_rule_or_one_rank(log):
     assert log == []
 
 
+@pytest.mark.parametrize("rule", ["linear", "sqrt"])
+def test_a_schedule_that_was_scaled_is_put_back_on_one_rank(rule, log):
+    plain = exponential()
+    optimizer = keras.optimizers.SGD(ScaledSchedule(ScaledSchedule(plain, 4), 2))
+    scale_learning_rate(optimizer, 1, rule)
+    assert compat.learning_rate_source(optimizer) is plain
+    assert log == [("INFO", "learning rate: ExponentialDecay times 1 ({} rule, 1 rank)".format(rule))]
+    np.testing.assert_allclose(rates_used(optimizer, 4), [0.5 * 0.5 ** (k / 3) for k in range(4)], rtol=1e-6)
+    kept = keras.optimizers.SGD(ScaledSchedule(plain, 8))
+    assert evaluate(compat.learning_rate_source(scale_learning_rate(kept, 1, None)), [0]) == [4.0]
+
+
 def test_a_schedule_that_was_scaled_is_scaled_anew():
     optimizer = keras.optimizers.SGD(ScaledSchedule(exponential(), 8))
     scale_learning_rate(optimizer, 2, "linear")

@@ -289,6 +289,21 @@ def test_variables_that_contradict_the_table():
     assert "Rank 1 belongs to device 5 of server node0, number 1 there. Received: ASCEND_DEVICE_ID='6'" in fault.text
 
 
+def test_a_device_that_is_not_named_is_device_0():
+    content = one_server([4, 5, 6, 7])
+    (fault,) = rank_table.check(content, environ={"RANK_SIZE": "4", "RANK_ID": "1"})
+    assert fault[:3] == ("node0", "5", "ASCEND_DEVICE_ID") and not fault.warning
+    assert fault.text == (
+        "Rank 1 belongs to device 5 of server node0, number 1 there. Received: ASCEND_DEVICE_ID=''. Without it every "
+        "rank opens device 0. Set it to that device."
+    )
+    assert faults(content, environ={"RANK_SIZE": "4", "RANK_ID": "0"}) == []
+    assert faults(content, environ={"RANK_SIZE": "4", "RANK_ID": "1", "ASCEND_RT_VISIBLE_DEVICES": "5"}) == []
+    assert faults(content, environ={"RANK_ID": "1"}) == []
+    words = {"RANK_SIZE": "four", "RANK_ID": "1"}
+    assert faults(content, environ=words) == [("", "", "RANK_SIZE")]
+
+
 def test_pods_of_the_cloud_form():
     content = small("cloud")
     assert faults(content, environ={"POD_NAME": "pod-1", "RANK_SIZE": "4"}) == []

@@ -6,7 +6,19 @@ has every R-th row from r on. All ranks are played in this process.
 
 import numpy as np
 import pytest
-from played_ranks import Numbers, as_sequence, dataset_of, evaluate, fit, full_batches, kept_log, read, rows, same
+from played_ranks import (
+    Lists,
+    Numbers,
+    as_sequence,
+    dataset_of,
+    evaluate,
+    fit,
+    full_batches,
+    kept_log,
+    read,
+    rows,
+    same,
+)
 
 from ascend_keras import compat
 from ascend_keras.compat import keras, tf
@@ -234,6 +246,31 @@ def test_evaluation_has_every_batch_once(size, length):
     assert sorted(np.concatenate([labels for part in parts for _, labels in part])) == list(range(35))
 
 
+def threads_and_order(dataset):
+    options = dataset.options()
+    threading = getattr(options, "threading", None) or options.experimental_threading
+    strict = options.deterministic if hasattr(options, "deterministic") else options.experimental_deterministic
+    return threading.private_threadpool_size, strict
+
+
+@pytest.mark.parametrize("length", ["known", "unknown"])
+def test_batches_are_counted_in_order(length):
+    any_order = compat.set_data_options(dataset_of(35, 2, length=length), threads=3, deterministic=False)
+    if compat.TF1:
+        for result in evaluate(2, any_order) + fit(2, any_order):
+            assert isinstance(result, ValueError) and "Received: the option experimental_deterministic=F" in str(result)
+        return
+    assert threads_and_order(any_order) == (3, False)
+    for own in [result[0] for result in evaluate(2, any_order) + fit(2, any_order)]:
+        assert threads_and_order(own) == (3, True), "the other options stay"
+    assert threads_and_order(fit(2, any_order, shard=False, steps_per_epoch=1)[0][0]) == (3, False), "nothing is cut"
+
+
+def test_options_of_strict_datasets_stay():
+    for own, _, _ in evaluate(2, compat.set_data_options(dataset_of(35, 2), threads=3)):
+        assert threads_and_order(own) == (3, True)
+
+
 def test_steps_of_evaluation_end_with_the_part():
     for whole in (dataset_of(20, 2), Numbers(20, 2)):  # ten batches
         for steps, lengths in ((3, [3, 3, 2, 2]), (4, [3, 3, 2, 2]), (2, [2] * 4), (1, [1] * 4)):
@@ -257,6 +294,14 @@ def test_sequences_step_for_step(size, examples, batch):
         assert isinstance(own, keras.utils.Sequence)
         same([own[k] for k in range(len(own))], full[: len(full) // size * size][rank::size])
         same([held_out[k] for k in range(len(held_out))], [whole[k] for k in range(len(whole))][rank::size])
+
+
+@pytest.mark.parametrize("examples", [48, 47])
+def test_sequences_of_lists(examples):
+    whole = Lists(examples, 2)
+    parts = [own for own, _, _, _ in fit(3, whole)]
+    assert [len(own) for own in parts] == [examples // 2 // 3] * 3, "a smaller item breaks the last group"
+    same(parts[1][0], [rows(examples)[2:4], np.arange(2, 4)])
 
 
 def test_a_part_of_a_sequence_behaves_as_the_whole():
@@ -291,7 +336,9 @@ class Record(keras.callbacks.Callback):
 def test_models_are_built_on_a_part():
     x, y = rows(20), rows(20)
     whole = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
-    for given in ((x, y), (whole, None), (whole.filter(lambda *_: True), None), (as_sequence(x, y, 2), None)):
+    sequence = as_sequence(x, y, 2)
+    unknown = whole.filter(lambda *_: True)
+    for given in ((x, y), (whole, None), (unknown, None), (sequence, None), (Lists(20, 2), None)):
         model = keras.Sequential([keras.layers.Dense(2)])
         compat.build_on(model, fit(2, *given)[1][0])
         assert model.layers[0].kernel.shape == (3, 2)

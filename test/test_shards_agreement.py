@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from played_ranks import dataset_of, evaluate, fit, fit_each, kept_log, message_of, read, rows, same
+from played_ranks import dataset_of, evaluate, fit, fit_each, kept_log, message_of, play, predict, read, rows, same
 
 from ascend_keras import compat, data
-from ascend_keras.compat import tf
+from ascend_keras.compat import keras, tf
 from ascend_keras.distributed import shards
 from ascend_keras.distributed.cluster import Cluster
 
@@ -116,14 +116,14 @@ def test_own_generators_run_by_steps():
 
 def test_predict_is_not_cut():
     x = rows(7)
-    found, arguments = shards.for_predict(x, {"shard": True, "batch_size": 2}, Cluster(2, 1))
-    assert found is x and arguments == {"batch_size": 2}
-    seen = []
-    for shard in (True, False):
-        shards.for_predict(
-            lambda c: seen.append((c.num_input_pipelines, c.input_pipeline_id)), {"shard": shard}, Cluster(2, 1)
-        )
-    assert seen == [(1, 0), (2, 1)]
+    for found, arguments in predict(2, x, shard=True, batch_size=2):
+        assert found is x and arguments == {"batch_size": 2}
+
+    def function(context):
+        return context.num_input_pipelines, context.input_pipeline_id
+
+    assert predict(2, function, shard=True) == [((1, 0), {})] * 2
+    assert predict(2, function, shard=False) == [((2, 0), {}), ((2, 1), {})]
 
 
 def test_images_tell_their_steps():
@@ -134,8 +134,8 @@ def test_images_tell_their_steps():
         assert compat.count_steps(own_held) == 6  # 22 images on the larger part
     for own, _, arguments in evaluate(2, held_out):
         assert compat.count_steps(own) == 6 and arguments == {}
-    own, arguments = shards.for_predict(held_out, {}, Cluster(2, 1))
-    assert compat.count_steps(own) == 11 and arguments == {"steps": 11}, "all of it"
+    for own, arguments in predict(2, held_out):
+        assert compat.count_steps(own) == 11 and arguments == {"steps": 11}, "all of it"
 
 
 def test_one_rank_has_everything_and_asks_nobody():
@@ -144,6 +144,7 @@ def test_one_rank_has_everything_and_asks_nobody():
     assert shards.for_fit(x, y, None, arguments, Cluster(), None) == (x, y, None, {"validation_split": 0.5})
     assert shards.for_evaluate(x, y, {"shard": False}, Cluster(), None) == (x, y, {})
     assert shards.for_evaluate(lambda context: context.num_input_pipelines, None, {}, Cluster(), None)[0] == 1
+    assert shards.for_predict(lambda context: context.num_input_pipelines, {}, Cluster(), None) == (1, {})
     assert arguments == {"validation_split": 0.5, "shard": True}
 
 
@@ -233,9 +234,89 @@ def test_a_fault_of_one_rank_stops_all():
     assert isinstance(evaluate(3, make)[0], ValueError)
 
 
+VERBS = {
+    "fit": lambda x, *ranks: shards.for_fit(x, x, None, {}, *ranks),
+    "evaluate": lambda x, *ranks: shards.for_evaluate(x, x, {}, *ranks),
+    "predict": lambda x, *ranks: shards.for_predict(x, {}, *ranks),
+}
+
+
+@pytest.mark.parametrize(
+    "first, second", [("predict", "evaluate"), ("fit", "predict"), ("predict", "fit"), ("evaluate", "fit")]
+)
+def test_ranks_at_different_verbs(first, second):
+    verbs = [first, first, second]
+    text = message_of(play(3, lambda cluster, gather: VERBS[verbs[cluster.rank]](rows(6), cluster, gather)))
+    assert text == (
+        "The ranks are at different verbs, and would wait for each other for ever. Received: rank 0: {0}, rank 1: {0}, "
+        "rank 2: {1}. Call the same ones in the same order on every rank, without branches on the rank.".format(
+            first, second
+        )
+    )
+
+
+def test_different_verbs_go_before_a_fault_of_one_rank():
+    def call(cluster, gather):
+        return VERBS["predict" if cluster.rank else "fit"]([rows(4), rows(5)], cluster, gather)
+
+    results = play(2, call)
+    assert "Received: rank 0: fit, rank 1: predict." in message_of(results)
+    assert "same number of rows" in str(results[0].__cause__) and results[1].__cause__ is None
+
+
+def test_a_fault_of_one_rank_stops_predict():
+    def make(context):
+        if context.input_pipeline_id == 1:
+            raise FileNotFoundError("part-1.tfrecord is missing")
+        return rows(4)
+
+    results = predict(2, make, shard=False)
+    assert isinstance(results[1], FileNotFoundError)
+    assert str(results[0]).startswith("Another rank could not prepare its data") and "rank 1" in str(results[0])
+    assert "`shard` must be True or False" in message_of(predict(2, rows(4), shard=1))
+
+
 def test_rows_that_do_not_match():
     for result in fit(2, rows(8), np.arange(9)):
         assert "must have the same number of rows. Received: 8, 9 rows." in str(result)
+
+
+class Unstepped:
+    """As `HDF5Matrix` of TF 1.15, of whose slices the step is lost."""
+
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def __getitem__(self, chosen):
+        return self.values[chosen.start : chosen.stop]
+
+
+def test_slices_without_a_step_are_refused():
+    for size in (2, 3):
+        stop = 8 // size * size
+        for rank, result in enumerate(fit(size, Unstepped(rows(8)), np.arange(8))):
+            assert isinstance(result, ValueError)
+            assert str(result) == (
+                "Data of this type cannot be cut among ranks: slices of it are not what was asked for. Received: {} "
+                "rows in place of {} from Unstepped[{}:{}:{}]. Give a NumPy array, such as data[:], or a "
+                "tf.data.Dataset.".format(stop - rank, stop // size, rank, stop, size)
+            )
+
+
+@pytest.mark.skipif(not hasattr(keras.utils, "HDF5Matrix"), reason="HDF5Matrix is of old Keras")
+def test_hdf5_matrix(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = str(tmp_path / "rows.h5")
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=rows(8))
+    matrix = keras.utils.HDF5Matrix(path, "x")
+    try:
+        for result in fit(2, matrix, np.arange(8)):
+            assert "from HDF5Matrix[" in str(result) and "Give a NumPy array" in str(result)
+        same(fit(2, matrix[:], np.arange(8))[1][0], rows(8)[1::2])
+    finally:
+        matrix.data.file.close()
+        keras.utils.HDF5Matrix.refs.clear()
 
 
 def test_shard_is_true_or_false():
@@ -266,4 +347,14 @@ def test_shuffles_need_a_seed(log, monkeypatch):
     assert log == [("INFO", "x: without a seed ranks that shuffle do so in different ways, and their parts overlap")]
     log.clear()
     fit(2, rows(16))
+    evaluate(2, rows(16))
+    evaluate(2, function_of([3, 3]))
+    predict(2, dataset_of(16, 2))
     assert log == []
+    text = (
+        "{}: without a seed ranks that shuffle do so in different ways, so that some examples count several times and "
+        "others never. Give NPUTrainer a seed, or data that is not shuffled"
+    )
+    evaluate(2, dataset_of(16, 2))
+    fit(2, rows(16), validation_data=dataset_of(16, 2))
+    assert log == [("WARNING", text.format("x")), ("WARNING", text.format("validation_data"))]  # of rank 0

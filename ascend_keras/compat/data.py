@@ -78,6 +78,27 @@ def set_data_options(dataset, threads=None, deterministic=True):
     return dataset.with_options(options)
 
 
+def in_strict_order(dataset):
+    """The dataset with its options, but for one that lets elements come as they are ready.
+
+    Raises:
+        ValueError: on TF 1.15 there is such an option, which cannot be taken back.
+    """
+    options = dataset.options()
+    name = "deterministic" if hasattr(options, "deterministic") else "experimental_deterministic"
+    if getattr(options, name) is not False:
+        return dataset
+    if TF1:
+        raise ValueError(
+            "A dataset whose elements come in any order cannot be cut among ranks, each of which counts them. "
+            "Received: the option experimental_deterministic=False. Leave it out, or use shard=False where each rank "
+            "has its own part already."
+        )
+    strict = tf.data.Options()
+    setattr(strict, name, True)
+    return dataset.with_options(strict)
+
+
 def run_apart(function):
     """Runs the ops that `function` makes, outside any graph that is being built or run; returns nothing."""
     if not TF1:

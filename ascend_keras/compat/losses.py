@@ -79,6 +79,15 @@ def named_metrics(metrics):
     return found
 
 
+def output_losses(model):
+    """Names in the logs of the losses of single outputs whose counts may be batches: none but on Keras 3.
+
+    There the count is the samples where the size of a batch is known to the graph, else the batches.
+    """
+    compiled = getattr(model, "_compile_loss", None) if KERAS3 else None
+    return [metric.name for metric in compiled.metrics] if compiled is not None else []
+
+
 def mean_state(metric):
     """The variables (total, count) of a Keras metric whose result is total / count, (total,) of a sum, else None."""
     for kind, names in ((keras.metrics.Mean, ("total", "count")), (keras.metrics.Sum, ("total",))):

@@ -110,7 +110,8 @@ def build_on(model, data):
         return
     if isinstance(data, (tf.data.Dataset, keras.utils.Sequence)):
         first = next(iter(data.take(1))) if isinstance(data, tf.data.Dataset) else data[0]
-        inputs = first[0] if isinstance(first, tuple) else first
+        # A Sequence may give lists, which Keras takes as tuples.
+        inputs = first[0] if isinstance(first, (tuple, list)) else first
     elif hasattr(tf.nest.flatten(data)[0], "shape"):
         inputs = tf.nest.map_structure(lambda array: tf.convert_to_tensor(array[:1]), data)
     else:

@@ -50,12 +50,18 @@ def callback_list(callback):
     return None
 
 
-def is_callback_of_keras(callback, name):
-    """Whether a callback is of the class of Keras with this name, or derives from it; False where Keras has none."""
+def is_callback_of_keras(callback, name, exactly=False):
+    """Whether a callback is of the class of Keras with this name, or derives from it; False where Keras has none.
+
+    Args:
+        callback: the callback.
+        name: name of the class.
+        exactly: whether a class that derives from it does not count.
+    """
     for rooms in (keras.callbacks, getattr(keras.callbacks, "experimental", None)):
         cls = getattr(rooms, name, None)
         if cls is not None:
-            return isinstance(callback, cls)
+            return type(callback) is cls if exactly else isinstance(callback, cls)
     return False
 
 

@@ -15,6 +15,8 @@ from ascend_keras.log import logger
 # Where ranks with unequal graphs may wait for each other.
 _NPU_MODES = ("rank_table", "cm")
 
+_VERBS = ("fit", "evaluate", "predict")
+
 
 class Role(NamedTuple):
     """One of the data arguments of a verb, as this rank has it.
@@ -48,10 +50,11 @@ class Role(NamedTuple):
         return np.array(numbers, np.float64)
 
 
-def agree(prepare, roles, cluster, gather):
+def agree(verb, prepare, roles, cluster, gather):
     """Makes the roles of this rank and settles them with the other ranks, by one collective on every path.
 
     Args:
+        verb: "fit", "evaluate" or "predict"; all send vectors of one length, so that ranks at different ones meet.
         prepare: makes the two roles of this rank.
         roles: two roles without data, for where it fails.
         cluster: the ranks.
@@ -61,7 +64,8 @@ def agree(prepare, roles, cluster, gather):
         The two roles, where they train with a part that makes as many steps as those of all other ranks.
 
     Raises:
-        ValueError: another rank failed, or the ranks' data do not fit together; the same on all those ranks.
+        ValueError: the ranks are at different verbs, another rank failed, or the ranks' data do not fit together; the
+            same on all those ranks.
         Exception: what `prepare` raised on this one.
     """
     error = None
@@ -69,21 +73,32 @@ def agree(prepare, roles, cluster, gather):
         roles = prepare()
     except Exception as caught:  # noqa: BLE001 - raised after the collective, in which the others wait
         error = caught
-    sent = np.concatenate([[float(error is not None)]] + [role.numbers() for role in roles])
-    table = np.asarray(gather(sent))
+    sent = np.concatenate([[_VERBS.index(verb), error is not None]] + [role.numbers() for role in roles])
+    table = np.asarray(gather(sent.astype(np.float64)))
+    _check_verbs(table[:, 0], error)
     if error is not None:
         raise error
-    failed = np.flatnonzero(table[:, 0])
+    failed = np.flatnonzero(table[:, 1])
     if failed.size:
         raise ValueError(
             "Another rank could not prepare its data, so all stop. Received: an error on {}. The log of that rank says "
             "what it was.".format(_names(failed))
         )
-    agreements = [Agreement(role, part) for role, part in zip(roles, np.split(table[:, 1:], 2, axis=1))]
+    agreements = [Agreement(role, part) for role, part in zip(roles, np.split(table[:, 2:], 2, axis=1))]
     problems = [problem for agreement in agreements for problem in agreement.problems()]
     if problems:
         raise ValueError("\n".join(problems))
     return [agreement.settle(cluster) for agreement in agreements]
+
+
+def _check_verbs(column, error):
+    if not np.ptp(column):
+        return
+    received = ", ".join("rank {}: {}".format(rank, _VERBS[int(number)]) for rank, number in enumerate(column))
+    raise ValueError(
+        "The ranks are at different verbs, and would wait for each other for ever. Received: {}. Call the same ones in "
+        "the same order on every rank, without branches on the rank.".format(received)
+    ) from error
 
 
 class Agreement:
@@ -113,6 +128,10 @@ class Agreement:
         if self._role.source is None:
             return self._role
         if not self._training:
+            if cluster.is_main and self._may_overlap():
+                text = "%s: without a seed ranks that shuffle do so in different ways, so that some examples count "
+                text += "several times and others never. Give NPUTrainer a seed, or data that is not shuffled"
+                logger.warning(text, self._name)
             self._warn_of_graphs(cluster)
             return self._limited()
         if not self._all_own:
@@ -219,8 +238,11 @@ class Agreement:
             say(text, self._name, length - part * self._size, self._count(length), self._size, self._count(part))
         elif part == UNKNOWN:
             say("%s: batches that are smaller, or too few for each of %d ranks, are left out", self._name, self._size)
-        if self._kinds[0] != ARRAYS and not compat.has_seed():
+        if self._may_overlap():
             say("%s: without a seed ranks that shuffle do so in different ways, and their parts overlap", self._name)
+
+    def _may_overlap(self):
+        return not self._all_own and self._kinds[0] != ARRAYS and not compat.has_seed()
 
     def _warn_of_graphs(self, cluster):
         if cluster.mode in _NPU_MODES and np.ptp(self._parts):

@@ -75,11 +75,12 @@ def restarts(environ: Optional[Mapping[str, str]] = None) -> int:
 def rank_for_log(environ: Optional[Mapping[str, str]] = None) -> int:
     """The rank as far as the environment tells it, for who only wants to know how much to say; never raises.
 
-    In a CM_* launch only the launcher tells it, in ASCEND_KERAS_RANK. 0 where nothing does. A text that is no number is
-    that of some other rank than 0.
+    RANK_ID counts beside a RANK_SIZE above 1 only. In a CM_* launch only the launcher tells it, in ASCEND_KERAS_RANK.
+    0 where nothing does. A text that is no number is that of some other rank than 0.
     """
     environ = os.environ if environ is None else environ
-    text = environ.get("RANK_ID") or environ.get("ASCEND_KERAS_RANK")
+    several = (_integer(environ, "RANK_SIZE", 1, []) or 1) > 1
+    text = (environ.get("RANK_ID") if several else None) or environ.get("ASCEND_KERAS_RANK")
     if text:
         return int(text) if text.isdigit() else 1
     try:

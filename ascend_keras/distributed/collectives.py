@@ -78,7 +78,7 @@ class Collectives:
 
     def __init__(self, cluster, session_config=None):
         self.size, self.rank = cluster.size, cluster.rank
-        self._optimizers = self._users = 0
+        self._users = 0
         self._broadcasts = {}
         self.session = None
         threads = threads_per_rank(cluster.addresses, cluster.rank)
@@ -131,20 +131,20 @@ class Collectives:
     # --- gradients ------------------------------------------------------------------------------------------------
 
     def mean_of_gradients(self):
-        """Makes a function that averages the gradients of one optimizer.
+        """Makes a function that averages the gradients of an optimizer.
 
         It takes gradients and their variables, two lists, and returns the means over all ranks, a list. Sparse ones
         become dense, None stays, and 16-bit numbers are added in 32 bits.
         """
-        self._optimizers += 1
-        name = "gradients of optimizer {}".format(self._optimizers)
 
         def mean(gradients, variables):
             means, total = list(gradients), None
             for number, (dtype, chosen) in enumerate(_buckets(gradients, variables)):
                 shapes = [tf.TensorShape(variables[i].shape) for i in chosen]
                 flat = [tf.reshape(tf.cast(tf.convert_to_tensor(gradients[i]), dtype), [-1]) for i in chosen]
-                total = self._reduce(tf.concat(flat, 0), shapes, "{}, part {}".format(name, number), total, mean=True)
+                # Not by a number of the optimizer: a rank that has compiled once more would count on alone.
+                name = "gradients, part {} of {}".format(number, [shape.as_list() for shape in shapes])
+                total = self._reduce(tf.concat(flat, 0), shapes, name, total, mean=True)
                 for i, shape, part in zip(chosen, shapes, tf.split(total, [s.num_elements() for s in shapes])):
                     means[i] = tf.cast(tf.reshape(part, shape), gradients[i].dtype)
             return means

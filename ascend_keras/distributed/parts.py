@@ -86,16 +86,18 @@ class Batches:
 
         Nothing is read beforehand. The length stays known, but where only reading shows whether the last batch is
         smaller and so breaks the last group: its size is not static, and the number of batches a multiple of `size`.
-        Without a known length each rank holds `size` batches at a time.
+        Without a known length each rank holds `size` batches at a time. Options that let batches come in any order are
+        overruled, as each rank would count other ones.
         """
+        whole = compat.in_strict_order(self._dataset)
         if not training:
             length = len(range(rank, self.length, size)) if self.length >= 0 else self.length
-            return self._with(self._dataset.shard(size, rank), length)
+            return self._with(whole.shard(size, rank), length)
         fixed = _has_fixed_size(self._dataset)
         if self.length >= 0 and (fixed or self.length % size):
             groups = self.length // size
-            return self._with(self._dataset.take(groups * size).shard(size, rank), groups)
-        dataset = self._dataset if fixed else _of_one_size(self._dataset)
+            return self._with(whole.take(groups * size).shard(size, rank), groups)
+        dataset = whole if fixed else _of_one_size(whole)
         if self.length == ENDLESS:
             # The filter hides that it has no end.
             return self._with(dataset.shard(size, rank).repeat(), ENDLESS)
@@ -205,7 +207,16 @@ def _slice(leaf, start, stop, step):
         return _slice_sparse(leaf, range(*chosen.indices(_length_of(leaf))))
     if hasattr(leaf, "iloc"):
         return leaf.iloc[chosen]
-    return (leaf.tocsr() if hasattr(leaf, "tocsr") else leaf)[chosen]
+    taken = (leaf.tocsr() if hasattr(leaf, "tocsr") else leaf)[chosen]
+    rows, expected = _length_of(taken), len(range(*chosen.indices(_length_of(leaf))))
+    if rows not in (None, expected):
+        raise ValueError(
+            "Data of this type cannot be cut among ranks: slices of it are not what was asked for. Received: {} rows "
+            "in place of {} from {}[{}:{}:{}]. Give a NumPy array, such as data[:], or a tf.data.Dataset.".format(
+                rows, expected, type(leaf).__name__, chosen.start, chosen.stop, step
+            )
+        )
+    return taken
 
 
 def _slice_sparse(tensor, rows):
@@ -227,7 +238,7 @@ def _length_of_dataset(dataset):
 
 
 def _inputs(batch):
-    return batch[0] if isinstance(batch, tuple) else batch
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
 
 
 def _has_fixed_size(dataset):

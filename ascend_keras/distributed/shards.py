@@ -59,7 +59,7 @@ def for_fit(x, y, validation_data, arguments, cluster, gather):
         ]
 
     for_train, for_test = Role("x", training=True), Role("validation_data", training=False)
-    train, tested = agree(prepare, [for_train, for_test], cluster, gather)
+    train, tested = agree("fit", prepare, [for_train, for_test], cluster, gather)
     x, y = _put_back(train, x, y, arguments)
     _drop_steps(arguments, "validation_steps", tested)
     return x, y, _like(validation_data, tested), arguments
@@ -93,26 +93,38 @@ def for_evaluate(x, y, arguments, cluster, gather):
 
     # The role of training is there for a vector of one length, as for each length a graph is compiled.
     nothing, for_test = Role("", training=True), Role("x", training=False)
-    _, tested = agree(prepare, [nothing, for_test], cluster, gather)
+    _, tested = agree("evaluate", prepare, [nothing, for_test], cluster, gather)
     x, y = _put_back(tested, x, y, arguments)
     _drop_steps(arguments, "steps", tested)
     return x, y, arguments
 
 
-def for_predict(x, arguments, cluster):
+def for_predict(x, arguments, cluster, gather):
     """The data of a `predict`: all of it on every rank. With `shard=False` a function gives this rank's part.
 
-    Args, errors: as `for_fit`; no collective.
+    Args, errors: as `for_fit`.
 
     Returns:
         x, arguments for `model.predict`.
     """
     arguments = dict(arguments)
     shard = arguments.pop("shard", True)
-    _check(shard, cluster)
-    cluster = cluster._replace(size=1, rank=0) if shard else cluster
-    _take_steps(arguments, "steps", x, cluster)
-    return open_function(x, cluster), arguments
+    opened = []
+
+    def prepare():
+        _check(shard, cluster)
+        reader = cluster._replace(size=1, rank=0) if shard else cluster
+        _take_steps(arguments, "steps", x, reader)
+        opened.append(open_function(x, reader))
+        return nothing
+
+    # Nothing is cut, but a rank at another verb would wait in a collective of its own.
+    nothing = [Role("", training=True), Role("", training=False)]
+    if cluster.size == 1:
+        prepare()
+    else:
+        agree("predict", prepare, nothing, cluster, gather)
+    return opened[0], arguments
 
 
 def is_function(data):

@@ -57,8 +57,8 @@ def scale_learning_rate(optimizer, ranks, rule):
     AdamW has, is not touched.
 
     An optimizer is scaled once. Called again with the same arguments nothing happens, and a schedule that was scaled
-    before, such as that of a loaded model, is scaled anew from what it was. A plain number in a file does not tell that
-    it was scaled: give rule=None for a loaded model.
+    before, such as that of a loaded model, is scaled anew from what it was, on one rank back to that. A plain number in
+    a file does not tell that it was scaled: give rule=None for a loaded model.
 
     Args:
         optimizer: a Keras optimizer, with or without loss scaling; its learning rate is a number or a schedule.
@@ -89,17 +89,20 @@ def scale_learning_rate(optimizer, ranks, rule):
             "The learning rate is scaled already. Received: rule={!r} for {} ranks, after {!r} for {}. Make a new "
             "optimizer.".format(rule, ranks, before[1], before[0])
         )
-    if ranks > 1:
-        _multiply(inner, _FACTORS[rule](ranks), "{} rule, {} ranks".format(rule, ranks))
+    _multiply(inner, _FACTORS[rule](ranks), "{} rule, {} rank{}".format(rule, ranks, "s" if ranks > 1 else ""))
     vars(inner)["_ascend_keras_scaled"] = done
     return optimizer
 
 
 def _multiply(optimizer, factor, reason):
     rate = compat.learning_rate_source(optimizer)
+    if factor == 1 and not isinstance(rate, ScaledSchedule):
+        return
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        schedule = rate.schedule if isinstance(rate, ScaledSchedule) else rate
-        optimizer.learning_rate = ScaledSchedule(schedule, factor)
+        schedule = rate
+        while isinstance(schedule, ScaledSchedule):
+            schedule = schedule.schedule
+        optimizer.learning_rate = schedule if factor == 1 else ScaledSchedule(schedule, factor)
         logger.info("learning rate: %s times %g (%s)", type(schedule).__name__, factor, reason)
         return
     if callable(rate) and not hasattr(rate, "dtype"):

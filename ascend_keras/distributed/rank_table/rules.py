@@ -160,7 +160,7 @@ def check_environment(faults, draft, environ):
                 faults.add(Place(), "RANK_ID", what, environ["RANK_ID"], "Give one of these.")
     if mine is not None:
         server = next(server for server in draft.servers if mine in server.entries)
-        _check_device(faults, environ, server, *mine)
+        _check_device(faults, draft, environ, server, *mine)
         _check_host(faults, draft, server)
 
 
@@ -183,9 +183,14 @@ def _by_pod(faults, draft, environ):
     return pods[pod][0] if len(pods[pod]) == 1 else None
 
 
-def _check_device(faults, environ, server, place, device):
+def _check_device(faults, draft, environ, server, place, device):
     opened = _variable(faults, environ, "ASCEND_DEVICE_ID")
     ids = [one.device_id for _, one in server.entries]
+    received, remedy = environ.get("ASCEND_DEVICE_ID", ""), "Set it to that device."
+    size = environ.get("RANK_SIZE", "")
+    # A pod of the cloud's form is shown its own devices, and the first is 0.
+    if not received and is_digits(size) and int(size) > 1 and draft.version != "cloud":
+        opened, remedy = 0, "Without it every rank opens device 0. " + remedy
     # Where only some devices are shown to the process, it numbers those, whichever they are.
     if opened is None or None in ids or environ.get("ASCEND_RT_VISIBLE_DEVICES"):
         return
@@ -196,7 +201,7 @@ def _check_device(faults, environ, server, place, device):
     what = "Rank {} belongs to device {} of server {}, number {} there.".format(
         device.rank_id, device.device_id, place.server, ids.index(device.device_id)
     )
-    faults.add(place, "ASCEND_DEVICE_ID", what, environ["ASCEND_DEVICE_ID"], "Set it to that device.")
+    faults.add(place, "ASCEND_DEVICE_ID", what, received, remedy)
 
 
 def _check_host(faults, draft, server):
