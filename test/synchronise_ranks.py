@@ -30,6 +30,13 @@ def validation(rank):
     return shard(rank + 10, VALIDATED[rank])
 
 
+def own_folder(rank):
+    """A folder of this rank alone, so that the files of one do not hide those of another."""
+    path = os.path.join(os.environ["FOLDER"], "rank{}".format(rank))
+    os.makedirs(path, exist_ok=True)
+    return path
+
+
 def exactly(arrays):
     """Arrays as lists of Python floats, which JSON keeps bit for bit."""
     return [np.asarray(array, np.float64).tolist() for array in arrays]
@@ -173,6 +180,57 @@ def stopped(ranks):
     return {"epochs": history.epoch, "stop": bool(model.stop_training)}
 
 
+def stopped_average(ranks):
+    """A callback of rank 1 alone ends the training, before SWA and behind an EarlyStopping that has done nothing."""
+    model = ranks.compile(build(ranks.rank, norm=False), keras.optimizers.SGD(0.0625))
+
+    def stop(epoch, logs):
+        if ranks.rank == 1 and epoch == 2:
+            model.stop_training = True
+
+    early = keras.callbacks.EarlyStopping(monitor="loss", patience=9, restore_best_weights=True)
+    swa = callbacks.SWA(2)
+    ranks.fit(model, [early, keras.callbacks.LambdaCallback(on_epoch_end=stop), swa], val=False, epochs=5)
+    return {"sampled": swa.sampled_epochs, "weights": exactly(compat.get_values(model.weights))}
+
+
+def inside(ranks):
+    """An evaluation from a callback in the middle of an epoch."""
+    model = ranks.compile(build(ranks.rank), keras.optimizers.SGD(0.0))
+    found = dict(seen=[], evaluated=[], kept=[])
+
+    class Inside(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                before = exactly(compat.get_values(self.model.non_trainable_weights))
+                arguments = dict(batch_size=4, verbose=0, callbacks=[See()])
+                found["evaluated"].append(
+                    synchronise.evaluate(ranks.backend, self.model, *validation(ranks.rank), **arguments)
+                )
+                after = exactly(compat.get_values(self.model.non_trainable_weights))
+                found["kept"].append([before, after])
+
+    class See(keras.callbacks.Callback):
+        def on_test_end(self, logs=None):
+            found["seen"].append(exactly(compat.get_values(self.model.non_trainable_weights)))
+
+    ranks.fit(model, [Inside()], val=False, epochs=1)
+    return found
+
+
+def other_rates(ranks):
+    """A callback sets the learning rate by a number that its rank alone has."""
+    model = ranks.compile(build(ranks.rank, norm=False), keras.optimizers.SGD(0.5))
+
+    def add(epoch, logs):
+        # Falls on all ranks but 0, where it stands still: a plateau, from the second epoch on.
+        logs["mine"] = -1.0 * ranks.rank * epoch
+
+    plateau = keras.callbacks.ReduceLROnPlateau(monitor="mine", factor=0.5, patience=1, min_delta=0.0, mode="min")
+    ranks.fit(model, [keras.callbacks.LambdaCallback(on_epoch_end=add), plateau], val=False, epochs=5)
+    return {}
+
+
 def not_a_number(ranks):
     """The loss of rank 1 is NaN in the first epoch."""
     model = ranks.compile(build(ranks.rank, norm=False))
@@ -184,7 +242,7 @@ def not_a_number(ranks):
 
 def everything(ranks):
     """Evaluation, SWA, checkpoints, EarlyStopping and an Inf on one rank."""
-    folder = os.environ["FOLDER"]
+    folder = own_folder(ranks.rank)
     optimizer = keras.optimizers.SGD(0.0625, momentum=0.5)
     model = build(ranks.rank)
     ranks.trainer.loss_scale = "dynamic"
@@ -211,21 +269,32 @@ def everything(ranks):
         epochs=history.epoch,
         history={name: [repr(float(v)) for v in values] for name, values in history.history.items()},
         weights=exactly(compat.get_values(model.weights)),
-        paths=[csv.filename, saver.filepath],
+        paths=[os.path.dirname(path) == folder for path in (csv.filename, saver.filepath)],
         files=sorted(os.listdir(folder)),
     )
 
 
 def averages(ranks):
-    """SWA that re-estimates nothing: the statistics of all ranks are one all the same."""
+    """SWA that re-estimates nothing: the statistics of all ranks are one all the same, at each end of an epoch, too."""
     found = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            state = swa.state_dict()
+            found.setdefault("sums", []).append(exactly(state[key] for key in sorted(state) if key.startswith("sum_")))
+
+        def on_test_begin(self, logs=None):
+            if swa.sampled_steps:
+                found.setdefault("lent", []).append(exactly(compat.get_values(self.model.weights)))
+
     for name, options in (
         ("off", dict(start_epoch=2, bn="off")),
         ("average", dict(start_epoch=2, bn="average")),
-        ("steps", dict(unit="step", start_step=2, bn="average", validate="raw")),
+        ("steps", dict(unit="step", start_step=2, bn="average")),
     ):
+        swa = callbacks.SWA(**options)
         model = ranks.compile(build(ranks.rank), keras.optimizers.SGD(0.0625))
-        ranks.fit(model, [callbacks.SWA(**options)])
+        ranks.fit(model, [swa, Look()] if name == "steps" else [swa])
         found[name] = exactly(compat.get_values(model.weights))
     return found
 
@@ -260,12 +329,12 @@ def seeds(ranks):
 def saved(ranks):
     """Rank 0 writes, all others read."""
     model = ranks.compile(build(ranks.rank), keras.optimizers.SGD(0.0625))
-    path = os.path.join(os.environ["FOLDER"], "saved.h5")
+    path = os.path.join(own_folder(ranks.rank), "saved.h5")
     if ranks.rank:
         saving.read_only(model, path)
     else:
         saving.save(model, path)
-    return {}
+    return {"files": sorted(os.listdir(own_folder(ranks.rank)))}
 
 
 def other_epochs(ranks):
@@ -285,6 +354,8 @@ def other_metrics(ranks):
 TRAININGS = dict(
     plain=plain,
     stopped=stopped,
+    stopped_average=stopped_average,
+    inside=inside,
     not_a_number=not_a_number,
     everything=everything,
     averages=averages,
@@ -293,6 +364,7 @@ TRAININGS = dict(
     saved=saved,
     other_epochs=other_epochs,
     other_metrics=other_metrics,
+    other_rates=other_rates,
 )
 
 

@@ -1,6 +1,9 @@
 """Keras' own callbacks on several ranks: whose files stay, who decides, and what is refused."""
 
 import os
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -26,12 +29,100 @@ def test_order_of_callbacks(tmp_path):
     assert kinds([checkpoint, user]) == ["Synchronise", "AgreeOnStop", "Checkpoint", "Callback", "AgreeOnStop"]
 
 
+def all_of_keras(folder):
+    """One of each of Keras' callbacks that a user may bring, with a Checkpoint behind each other one."""
+    arguments = {
+        "CSVLogger": [str(folder / "log.csv")],
+        "LearningRateScheduler": [lambda epoch: 0.5],
+        "ModelCheckpoint": [str(folder / "model.keras")],
+        "SidecarEvaluatorModelExport": None,
+        "OrbaxCheckpoint": None,
+        "BackupAndRestore": None,
+        "SwapEMAWeights": [],
+        "CallbackList": None,
+    }
+    kinds = {name: getattr(keras.callbacks, name) for name in sorted(dir(keras.callbacks))}
+    kinds = {name: kind for name, kind in kinds.items() if isinstance(kind, type)}
+    made = []
+    for name, kind in kinds.items():
+        given = arguments.get(name, [])
+        if given is not None and issubclass(kind, keras.callbacks.Callback):
+            made.append(kind(*given))
+            made += [callbacks.Checkpoint(str(folder))] if len(made) % 3 == 1 else []
+    return made
+
+
+def test_all_ranks_have_as_many_collectives(tmp_path):
+    places = {}
+    for rank in (0, 1):
+        listed = all_of_keras(tmp_path)
+        assert any(type(callback) is keras.callbacks.RemoteMonitor for callback in listed)
+        used = callbacks.for_ranks(listed, Played(alike, rank=rank))
+        kinds = [type(callback).__name__ for callback in used]
+        places[rank] = [name for name in kinds if name not in ("RemoteMonitor", "Callback", "_Diverted")]
+        assert kinds.count("AgreeOnStop") > 3
+        for callback in used:
+            if hasattr(callback, "release"):
+                callback.release()
+    assert places[0] == places[1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_remote_monitor_behind_a_checkpoint(rank, tmp_path):
+    listed = [callbacks.Checkpoint(str(tmp_path)), keras.callbacks.RemoteMonitor()]
+    kinds = [type(callback).__name__ for callback in callbacks.for_ranks(listed, Played(alike, rank=rank))]
+    monitor = ["Callback", "AgreeOnStop", "_Diverted"] if rank else ["RemoteMonitor", "AgreeOnStop"]
+    assert kinds == ["Synchronise", "AgreeOnStop", "Checkpoint"] + monitor
+
+
+def test_each_checkpoint_acts_by_what_is_agreed(tmp_path):
+    folder, user = str(tmp_path), keras.callbacks.Callback()
+    first, second, third = (callbacks.Checkpoint(folder) for _ in range(3))
+    used = callbacks.for_ranks([first, user, second, third], Played(alike))
+    assert [type(callback).__name__ for callback in used] == (
+        ["Synchronise", "AgreeOnStop", "Checkpoint", "Callback", "AgreeOnStop", "Checkpoint", "Checkpoint"]
+    )
+
+
+@pytest.mark.parametrize("name", ["TerminateOnNaN", "RemoteMonitor"])
+def test_what_derives_from_those_that_are_replaced_stays(name, caplog, monkeypatch):
+    monkeypatch.setattr(rank_files.logger, "propagate", True)
+    derived = type("Mine", (getattr(keras.callbacks, name),), {})()
+    for is_main in (True, False):
+        caplog.clear()
+        assert rank_files.for_rank([derived], is_main)[0] is derived
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(told) == int(is_main)
+        assert not told or told[0].startswith("Mine derives from Keras' {} and stays as it is: ".format(name))
+
+
+def test_folders_of_killed_ranks_are_removed(tmp_path, monkeypatch):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    prefix = rank_files._prefix()
+    stay = ["{}{}_a".format(prefix, pid) for pid in (os.getpid(), 1)]
+    stay += ["other_{}_a".format(gone.pid), "ascend_keras_rank_00000000_{}_a".format(gone.pid)]
+    dead = "{}{}_a".format(prefix, gone.pid)
+    for name in stay + [dead]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.csv").write_text("x")
+    csv = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    used = rank_files.for_rank([csv], False)
+    folder = os.path.basename(os.path.dirname(csv.filename))
+    assert folder.startswith("{}{}_".format(prefix, os.getpid()))
+    assert sorted(os.listdir(str(tmp_path))) == sorted(stay + [folder])
+    used[-1].release()
+    assert sorted(os.listdir(str(tmp_path))) == sorted(stay)
+
+
 def test_terminate_on_nan_and_the_others_are_replaced():
     nan, user = keras.callbacks.TerminateOnNaN(), keras.callbacks.Callback()
     for is_main in (True, False):
         listed = rank_files.for_rank([nan, user, keras.callbacks.RemoteMonitor()], is_main)
         assert type(listed[0]) is callbacks.StopOnNaN and listed[1] is user
-        assert any(isinstance(callback, keras.callbacks.RemoteMonitor) for callback in listed) == is_main
+        kind = keras.callbacks.RemoteMonitor if is_main else keras.callbacks.Callback
+        assert type(listed[2]) is kind, "in its place, so that all ranks have as many"
         for callback in listed:
             if hasattr(callback, "release"):
                 callback.release()
@@ -103,6 +194,35 @@ def test_agreement_on_the_end(own, others, stops):
     model.stop_training = bool(own)
     callback.on_epoch_end(0, {})
     assert model.stop_training == stops
+
+
+def test_another_learning_rate_is_refused():
+    def other(vector):
+        vector[4] *= 0.5
+        return vector
+
+    model, _ = normed()
+    callback = synchronise.AgreeOnStop(Played(alike, other))
+    callback.set_model(model)
+    model.stop_training = True
+    with pytest.raises(ValueError) as caught:
+        callback.on_epoch_end(2, {})
+    assert str(caught.value).startswith(
+        "The ranks differ in the learning rate at the end of epoch 3. Received:\n"
+        "  learning rate: 0.5 on rank 0, 0.5 on rank 1, 0.25 on rank 2\nA callback has set it by a number"
+    )
+
+
+def test_a_schedule_is_not_compared():
+    model, _ = normed()
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 10, 0.5)
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    backend = Played(alike)
+    callback = synchronise.AgreeOnStop(backend)
+    callback.set_model(model)
+    model.stop_training = False
+    callback.on_epoch_end(0, {})
+    assert backend.sent[0][3:].tolist() == [0.0] * 29 and not model.stop_training
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "model.h5"])

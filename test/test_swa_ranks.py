@@ -232,12 +232,14 @@ class TestOnTheAdapters:
             pytest.skip("collectives are counted by the fakes")
         gather = dict(kind="HcomAllGather", shape=[WORDS], dtype="int32", reduction=None, group="hccl_world_group")
         for rank in range(2):
-            plain = ranks[1]["none"][rank]
-            assert ranks[1]["off"][rank] == plain + [dict(gather, shape=[MERGED], size=2)], "averaging sends nothing"
-            assert ranks[1]["auto"][rank] == plain + [dict(gather, size=2)]
+            # The last one is that in which the ranks wait for each other when a fit has ended.
+            plain, end = ranks[1]["none"][rank][:-1], ranks[1]["none"][rank][-1:]
+            merged = [dict(gather, shape=[MERGED], size=2)]
+            assert ranks[1]["off"][rank] == plain + merged + end, "averaging sends nothing"
+            assert ranks[1]["auto"][rank] == plain + [dict(gather, size=2)] + end
             # validate="both" evaluates the raw weights as well in the epochs in which there is an average.
             assert sorted(map(str, ranks[1]["uneven"][rank])) == sorted(
-                map(str, plain + [dict(gather, size=2)] + RAW * [dict(gather, shape=[MESSAGE], size=2)])
+                map(str, plain + end + [dict(gather, size=2)] + RAW * [dict(gather, shape=[MESSAGE], size=2)])
             )
 
     def test_debugging_costs_one_collective_more(self, ranks, module_adapter):
@@ -246,7 +248,8 @@ class TestOnTheAdapters:
         # One, four bytes and their squares, each 8 bytes, sent as int32.
         gather = dict(kind="HcomAllGather", shape=[18], dtype="int32", reduction=None, group="hccl_world_group", size=2)
         for rank in range(2):
-            assert ranks[1]["debug"][rank] == ranks[1]["auto"][rank] + [gather]
+            auto = ranks[1]["auto"][rank]
+            assert ranks[1]["debug"][rank] == auto[:-1] + [gather] + auto[-1:]
 
     def test_debugging_finds_a_rank_that_is_off(self, ranks):
         first, second = (value["drift"] for value in ranks[0])
@@ -284,6 +287,22 @@ class Written(keras.callbacks.Callback):
         random = np.random.RandomState(batch)
         weights = self.model.trainable_weights
         compat.set_values(weights, [random.randn(*w.shape).astype(np.float32) for w in weights])
+
+
+class States(keras.callbacks.Callback):
+    """The samples, the sums and the weights of the model when validation begins, where there is an average."""
+
+    def __init__(self, swa):
+        super().__init__()
+        self.swa, self.seen = swa, []
+
+    def on_test_begin(self, logs=None):
+        state = self.swa.state_dict()
+        if "names" in state:
+            # Copies, as those on the host go on.
+            sums = {name: np.array(state["sum_{:05d}".format(at)]) for at, name in enumerate(state["names"])}
+            weights = zip(map(compat.weight_path, self.model.weights), compat.get_values(self.model.weights))
+            self.seen.append((len(self.swa.sampled_steps), sums, dict(weights)))
 
 
 def make_model():
@@ -400,6 +419,34 @@ class TestAsTwoInOne:
         expected = [part[channels] for channels in (first, second) for part in merged]
         for found, value in zip(statistics(rank.model), expected):
             np.testing.assert_allclose(found, value, rtol=1e-6)
+
+    @pytest.mark.parametrize("storage", ["device", "host"])
+    @pytest.mark.parametrize("average, decay", [("equal", 0.999), ("ema", 0.75)])
+    def test_statistics_sampled_by_steps_are_merged_before_they_are_seen(self, storage, average, decay):
+        options = dict(unit="step", bn="average", average=average, decay=decay, storage=storage)
+        rank = Rank(True, **options)
+        before, after = States(rank.swa), States(rank.swa)
+
+        def reduce(vector):
+            # Of the other rank the means are higher by 1, the variances by 2.
+            rank.brought.append(np.array(vector))
+            means, variances = vector[1:8], vector[8:15]
+            return vector + np.concatenate([[1.0], means + 1, variances + 2, (means + 1) ** 2])
+
+        rank.swa.set_ranks(reduce, True)
+        data = dict(batch_size=4, epochs=4, verbose=0, validation_data=(rank.x, rank.y))
+        rank.model.fit(rank.x, rank.y, callbacks=[Written(), before, rank.swa, after], **data)
+        assert {len(vector) for vector in rank.brought} == {MERGED // 2}
+        assert len(rank.brought) == 3 + 1, "the end of each epoch with samples, and that of the training"
+        assert [count for count, _, _ in before.seen] == [3, 6, 9]
+        for (count, own, _), (_, merged, lent) in zip(before.seen, after.seen):
+            n = 1 if average == "ema" else count
+            for name in own:
+                # The variance between means that are 1 apart is 1/4.
+                shift = 0.5 if "moving_mean" in name else 1.25 if "moving_variance" in name else 0.0
+                np.testing.assert_allclose(merged[name] / n, own[name] / n + shift, rtol=1e-5, atol=1e-6)
+                np.testing.assert_allclose(lent[name], merged[name] / n, rtol=1e-5, atol=1e-6)
+            assert sum("moving_" in name for name in own) == 4
 
     def test_nan_of_another_rank_is_refused_on_every_rank(self):
         """All have to notice, or those that do not would wait for the others at the next collective."""

@@ -263,6 +263,17 @@ def test_early_stopping_averages_what_there_is(order):
     np.testing.assert_allclose(model.get_weights()[-1], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_a_stop_by_another_callback_is_no_reason_to_leave_out_a_sample():
+    swa, stop = SWA(2, validate="raw"), keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+
+    def end(epoch, logs):
+        model.stop_training = epoch == 3
+
+    model = make_model()
+    fit(model, stop, keras.callbacks.LambdaCallback(on_epoch_end=end), swa, epochs=20)
+    assert swa.sampled_epochs == [2, 3, 4]
+
+
 @pytest.mark.parametrize("order", ["swa first", "swa last"])
 def test_early_stopping_that_restores(order):
     if RESTORES_LATE and order == "swa first":

@@ -1,7 +1,6 @@
 """Several ranks as one: variables, statistics, logs and files, in processes of the host engine."""
 
 import math
-import os
 import pathlib
 
 import numpy as np
@@ -122,21 +121,53 @@ def not_a_number_on_one_rank_ends_all_after_the_epoch(values):
 
 
 def everything_together(values):
-    same(values, "everything", "epochs", "history", "weights", "paths")
+    same(values, "everything", "epochs", "history", "weights")
     history = values[0]["everything"]["history"]
     assert {"val_loss", "raw_val_loss", "val_mae", "raw_val_mae", "lr"} <= set(history)
-    assert all(os.path.dirname(path) for path in values[0]["everything"]["paths"])
+    assert all(value["everything"]["paths"] == [True, True] for value in values), "their own again"
 
 
 def files_of_rank_0_alone(values):
     files = set(values[0]["everything"]["files"])
     assert {"best.npz", "checkpoints", "log.csv"} <= files
     assert not [name for name in files if name.startswith(("ascend_keras_rank", "0_", "1_"))]
+    assert "saved.h5" in values[0]["saved"]["files"]
+    for value in values[1:]:
+        assert value["everything"]["files"] == value["saved"]["files"] == []
 
 
 def swa_without_re_estimation_has_one_statistic(values):
     same(values, "averages", "off", "average", "steps")
     assert values[0]["averages"]["off"] != values[0]["averages"]["average"]
+    same(values, "averages", "sums", "lent")
+    assert len(values[0]["averages"]["sums"]) == len(values[0]["averages"]["lent"]) == script.EPOCHS
+
+
+def a_stop_of_one_rank_leaves_all_the_same_samples(values):
+    same(values, "stopped_average", "weights")
+    assert all(value["stopped_average"]["sampled"] == [2, 3] for value in values)
+
+
+def an_evaluation_within_an_epoch_has_merged_statistics(values):
+    same(values, "inside", "seen", "evaluated")
+    local = [value["inside"]["kept"][0] for value in values]
+    assert all(before == after for before, after in local), "each rank trains on with its own"
+    assert local[0][0] != local[1][0]
+    # moving mean and moving variance of the first layer, then of the second
+    means, variances = (np.array([before[at] for before, _ in local]) for at in (0, 1))
+    seen = values[0]["inside"]["seen"][0]
+    np.testing.assert_allclose(seen[0], means.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(seen[1], variances.mean(axis=0) + means.var(axis=0), rtol=1e-6)
+
+
+def other_learning_rates_are_refused_on_all(values):
+    told = "0.25 on rank 0, " + ", ".join("0.5 on rank {}".format(rank) for rank in range(1, len(values)))
+    expected = (
+        "ValueError: The ranks differ in the learning rate at the end of epoch 2. Received:\n  learning rate: {}\nA "
+        "callback has set it by a number that its rank alone has. What a callback adds to the logs, or decides by, has "
+        "to be equal on all ranks: the numbers in the logs of an epoch are, those of batches are not.".format(told)
+    )
+    assert [value["other_rates"]["error"] for value in values] == [expected] * len(values)
 
 
 def other_state_is_averaged(values):
@@ -190,12 +221,15 @@ CHECKS = [
     random_numbers_differ_by_the_rank,
     other_epochs_are_refused_on_all,
     other_metrics_are_refused_on_all,
+    a_stop_of_one_rank_leaves_all_the_same_samples,
+    an_evaluation_within_an_epoch_has_merged_statistics,
+    other_learning_rates_are_refused_on_all,
 ]
 
 
 def check_all(check, values):
     """Runs a check, on a graph of its own."""
-    expected = {"other_epochs", "other_metrics"}
+    expected = {"other_epochs", "other_metrics", "other_rates"}
     failed = {name: value.get("error") for name, value in values[0].items() if name not in expected}
     assert not any(failed.values()), failed
     try:

@@ -208,8 +208,12 @@ def test_evaluation_of_two_ranks_is_that_of_one():
 
 def test_logs_that_are_no_numbers_are_left_out():
     logs = {"a": np.float32(0.5), "b": 2, "c": np.ones(3), "d": None, "e": np.array([1.5]), "f": "text", "g": True}
-    assert reduced_logs.scalars(logs) == {"a": 0.5, "b": 2.0, "e": 1.5, "g": 1.0}
-    assert reduced_logs.scalars(None) == {}
+    logs["h"] = np.array([[1, 2]])
+    found = reduced_logs.reduce_training(logs, rank_exchange.Exchange(Played(change(3.0))))
+    assert {name: type(found[name]) for name in "abg"} == dict.fromkeys("abg", float)
+    expected = {"a": 1.0, "b": 4.0, "c": [2.0] * 3, "e": [3.0], "g": 2.0, "h": [[2.0, 4.0]]}
+    assert {name: np.asarray(value).tolist() for name, value in found.items()} == expected
+    assert reduced_logs.reduce_training(None, rank_exchange.Exchange(Played(alike))) == {}
 
 
 class Seen(keras.callbacks.Callback):
@@ -281,6 +285,50 @@ def test_evaluate_returns_what_keras_returns():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     named = synchronise.evaluate(Played(alike), model, x, y, verbose=0, return_dict=True)
     assert sorted(named.values()) == sorted(found) and set(named) >= {"loss", "a_root"}
+
+
+def test_evaluate_weighs_arrays_by_samples(caplog, monkeypatch):
+    if not hasattr(keras.metrics, "F1Score"):
+        pytest.skip("Keras has no metric that is an array")
+    monkeypatch.setattr(reduced_logs.logger, "propagate", True)
+    model, _ = normed()
+    model.compile("sgd", "mse", metrics=[keras.metrics.F1Score(name="f1_of_each", threshold=0.5)], **QUICK)
+    x, y = np.random.RandomState(0).randn(6, 3).astype("f"), np.eye(2, dtype="f")[[0, 1, 1, 0, 1, 1]]
+    own = model.evaluate(x, y, verbose=0)[1]
+    assert own.shape == (2,)
+
+    def other(vector):
+        # Total and count of both elements, with 18 samples.
+        vector[3:7] = 18 * 0.5, 18, 18 * 0.125, 18
+        return vector
+
+    with caplog.at_level("INFO"):
+        found = synchronise.evaluate(Played(other), model, x, y, verbose=0)
+    assert len(found) == 2 and found[1].shape == (2,)
+    np.testing.assert_allclose(found[1], (6 * own + 18 * np.array([0.5, 0.125])) / 24, rtol=1e-6)
+    assert sum("f1_of_each: the mean over the ranks" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_losses_of_outputs_are_weighed_by_samples():
+    inputs = keras.Input((3,))
+    outputs = [layers.Dense(2, name="a")(inputs), layers.Dense(1, name="b")(inputs)]
+    model = keras.Model(inputs, outputs)
+    model.compile("sgd", ["mse", "mse"], **QUICK)
+    random = np.random.RandomState(3)
+    x, y = random.randn(8, 3).astype("f"), [random.randn(8, 2).astype("f"), 5 + random.randn(8, 1).astype("f")]
+    brought, found_by = [], []
+    for part in (slice(0, 2), slice(2, 8)):  # a batch each
+        values = model.evaluate(x[part], [a[part] for a in y], batch_size=8, verbose=0)
+        values = dict(zip(["loss", "a_loss", "b_loss"], values))
+        found_by.append(values)
+        add = lambda names, numbers: brought.append((names, numbers)) or numbers  # noqa: E731
+        reduced_logs.reduce_evaluation(model, values, add, float(part.stop - part.start))
+    assert brought[0][0] == brought[1][0]
+    totals = [a + b for a, b in zip(brought[0][1], brought[1][1])]
+    found = reduced_logs.reduce_evaluation(model, found_by[1], lambda names, numbers: totals, 6.0)
+    for name, (first, second) in {name: [by[name] for by in found_by] for name in found}.items():
+        assert found[name] == pytest.approx((2 * first + 6 * second) / 8, rel=1e-6), name
+        assert abs(first / second - 1) > 1e-3, "else any weights would do"
 
 
 def test_steps_are_reported_over_ranks():

@@ -9,6 +9,7 @@ from ascend_keras.callbacks.keras_swa import KerasSWARepair, is_keras_swa
 from ascend_keras.callbacks.modelzoo_log import MetricsFile, ModelZooLog, write_line
 from ascend_keras.callbacks.plateau import PlateauDecay
 from ascend_keras.callbacks.rank_files import StopOnNaN, for_ranks
+from ascend_keras.callbacks.run_record import RunRecord
 from ascend_keras.callbacks.step_report import StepReport
 from ascend_keras.callbacks.stop_at_step import StopAtStep
 from ascend_keras.callbacks.swa import SWA
@@ -27,6 +28,7 @@ __all__ = [
     "MetricsFile",
     "ModelZooLog",
     "PlateauDecay",
+    "RunRecord",
     "SWA",
     "StepReport",
     "StopAtStep",

@@ -13,6 +13,7 @@ import numpy as np
 from ascend_keras import compat
 from ascend_keras.callbacks.moment_sums import Sums
 from ascend_keras.compat import keras, tf
+from ascend_keras.distributed.watch import beat
 
 _NO_END = "{} Received: steps=None. Give the number of batches to use."
 
@@ -83,6 +84,7 @@ class Batches:
 
     def __iter__(self):
         for batch in itertools.islice(self._open(), self._steps):
+            beat("statistics of batch normalization")
             yield batch[0] if isinstance(batch, tuple) else batch
 
     def _opener(self, data, batch_size):

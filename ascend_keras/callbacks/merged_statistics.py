@@ -73,18 +73,7 @@ class MergedStatistics:
         if not self.variables:
             return
         values = [np.asarray(value, np.float64).ravel() for value in compat.get_values(self.variables)]
-        squares = [value**2 for value in values[: len(self._means)]]
-        sums = np.asarray(reduce(np.concatenate([[1.0]] + values + squares)), np.float64)
-        with np.errstate(invalid="ignore"):
-            merged = self._split(sums[1:] / sums[0], values + squares)
-            count = len(self._means)
-            for index in range(count):
-                between = merged[len(values) + index] - merged[index] ** 2
-                merged[count + index] = merged[count + index] + np.maximum(between, 0.0)
-        self._assign(merged[: len(values)])
-
-    def _split(self, vector, like):
-        return np.split(vector, np.cumsum([len(part) for part in like])[:-1])
+        self._assign(merge_arrays(values, len(self._means), reduce))
 
     def _assign(self, arrays):
         shaped = [
@@ -92,6 +81,28 @@ class MergedStatistics:
             for v, array in zip(self.variables, arrays)
         ]
         compat.set_values(self.variables, shaped)
+
+
+def merge_arrays(values, count, reduce):
+    """Merges the arrays of all ranks, as `MergedStatistics` says, by one sum over the ranks.
+
+    Args:
+        values: float64 vectors: `count` moving means, as many moving variances, and others, which are averaged.
+        count: how many means there are.
+        reduce: a function that returns the sum of a float64 vector over the ranks.
+
+    Returns:
+        A list of float64 vectors like `values`.
+    """
+    squares = [value**2 for value in values[:count]]
+    sums = np.asarray(reduce(np.concatenate([[1.0]] + values + squares)), np.float64)
+    with np.errstate(invalid="ignore"):
+        parts = np.cumsum([len(part) for part in values + squares])[:-1]
+        merged = np.split(sums[1:] / sums[0], parts)
+        for index in range(count):
+            between = merged[len(values) + index] - merged[index] ** 2
+            merged[count + index] = merged[count + index] + np.maximum(between, 0.0)
+    return merged[: len(values)]
 
 
 def _size(variable):

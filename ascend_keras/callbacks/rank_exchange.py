@@ -64,14 +64,7 @@ class Exchange:
         Raises:
             ValueError: a number differs, or the ranks do not bring the same.
         """
-        rows = self.gather(what, names, values)
-        wrong = [
-            "{}: {}".format(name, ", ".join("{:g} on rank {}".format(value, at) for at, value in enumerate(column)))
-            for name, column in zip(names, rows.T)
-            if not (column == column[0]).all()
-        ]
-        if wrong:
-            raise ValueError("The ranks differ in {}. Received:\n  {}\n{}".format(what, "\n  ".join(wrong), remedy))
+        check_equal(what, names, self.gather(what, names, values), remedy)
 
     def _message(self, values):
         vector = np.zeros(LENGTH)
@@ -86,6 +79,25 @@ class Exchange:
                 "\n  ".join("rank {}: {}".format(rank, text) for rank, text in enumerate(texts))
             )
         )
+
+
+def check_equal(what, names, rows, remedy):
+    """Raises where a column of what `Exchange.gather` returned is not the same in all rows; NaN is the same as NaN.
+
+    Args:
+        what, names, remedy: as for `Exchange.require_equal`.
+        rows: (ranks, len(names)).
+
+    Raises:
+        ValueError: a number differs.
+    """
+    wrong = [
+        "{}: {}".format(name, ", ".join("{:.9g} on rank {}".format(value, at) for at, value in enumerate(column)))
+        for name, column in zip(names, rows.T)
+        if not ((column == column[0]) | (np.isnan(column) & np.isnan(column[0]))).all()
+    ]
+    if wrong:
+        raise ValueError("The ranks differ in {}. Received:\n  {}\n{}".format(what, "\n  ".join(wrong), remedy))
 
 
 def add_over_ranks(rows):

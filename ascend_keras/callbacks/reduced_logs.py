@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ascend_keras import metrics
+from ascend_keras import compat, metrics
 from ascend_keras.callbacks.rank_exchange import add_over_ranks
 from ascend_keras.log import logger
 
@@ -16,54 +16,80 @@ def reduce_evaluation(model, logs, add, weight=None):
     A metric that sums up (means, accuracies, sums, all of `ascend_keras.metrics`, and the loss but on TF 1.15) is
     exact: the totals and the counts of all ranks are added, then divided once. The loss of TF 1.15 is the mean weighted
     by what Keras itself weighs by: samples for arrays, else steps. Any other metric, such as AUC, is the mean over the
-    ranks weighted by samples, which is not what one rank would find; that is said once. The states stay as they are.
+    ranks weighted by samples, which is not what one rank would find; that is said once. So is one that is no single
+    number, such as F1Score: element by element, in its shape. And so are the losses of single outputs on Keras 3, where
+    their counts are batches. The states stay as they are.
 
     Args:
         model: the model.
-        logs: what this rank has found: numbers by name, without "val_".
+        logs: what this rank has found: numbers and arrays by name, without "val_".
         add: a function of names and values that returns the sums of the values over the ranks, such as `Exchange.add`;
             it is called once.
         weight: TF 1.15: samples or steps of this rank; see `compat.evaluation_logs`.
 
     Returns:
-        A dict of Python floats with the names of `logs`, the same bits on all ranks.
+        A dict with the names of `logs`, of Python floats and of arrays where there were some, the same bits on all
+        ranks.
     """
-    numbers = scalars(logs)
-    sums = {name: parts for name, parts in metrics.additive_sums(model.metrics).items() if name in numbers}
-    samples = sums["loss"][1] if len(sums.get("loss", ())) == 2 else 1.0 if weight is None else weight
+    arrays = numeric(logs)
+    numbers = _flat(arrays)
+    known = metrics.additive_sums(model.metrics)
+    samples = known["loss"][1] if len(known.get("loss", ())) == 2 else 1.0 if weight is None else weight
+    uneven = {name for name in compat.output_losses(model) if known.get(name, (0.0, samples))[1] != samples}
+    sums = {(name, 0): parts for name, parts in known.items() if (name, 0) in numbers and name not in uneven}
+    sums = {key: parts for key, parts in sums.items() if arrays[key[0]].ndim == 0}
     others = sorted(set(numbers) - set(sums))
-    _say_inexact([name for name in others if name != "loss"])
-    sums.update((name, [numbers[name] * samples if samples else 0.0, samples]) for name in others)
-    parts = [(name, part) for name in sorted(sums) for part in range(len(sums[name]))]
-    names = ["{} {}".format(name, ("total", "count")[part]) for name, part in parts]
-    totals = iter(add(names, [sums[name][part] for name, part in parts]))
-    reduced = {name: _ratio([float(next(totals)) for _ in sums[name]]) for name in sorted(sums)}
-    return {name: reduced[name] for name in numbers}
+    _say_inexact(sorted({name for name, _ in others if name != "loss"}))
+    sums.update((key, [numbers[key] * samples if samples else 0.0, samples]) for key in others)
+    parts = [(key, part) for key in sorted(sums) for part in range(len(sums[key]))]
+    names = ["{} {}".format(_word(key, arrays), ("total", "count")[part]) for key, part in parts]
+    totals = iter(add(names, [sums[key][part] for key, part in parts]))
+    reduced = {key: _ratio([float(next(totals)) for _ in sums[key]]) for key in sorted(sums)}
+    return _shaped(reduced, arrays)
 
 
 def reduce_training(logs, exchange):
     """The mean over the ranks of the logs of an epoch: all ranks have trained on as many samples.
 
     Args:
-        logs: numbers by name.
+        logs: numbers and arrays by name.
         exchange: an `Exchange`.
 
     Returns:
-        A dict of Python floats, the same bits on all ranks; without what is no single number.
+        A dict of Python floats, and of arrays where there were some, the same bits on all ranks.
 
     Raises:
         ValueError: the ranks do not have the same names; on all of them.
     """
-    numbers = scalars(logs)
-    names = sorted(numbers)
-    rows = exchange.gather("logs of the epoch", names, [numbers[name] for name in names])
-    return dict(zip(names, (add_over_ranks(rows) / len(rows)).tolist()))
+    arrays = numeric(logs)
+    numbers = _flat(arrays)
+    keys = sorted(numbers)
+    rows = exchange.gather("logs of the epoch", [_word(key, arrays) for key in keys], [numbers[key] for key in keys])
+    return _shaped(dict(zip(keys, (add_over_ranks(rows) / len(rows)).tolist())), arrays)
 
 
-def scalars(logs):
-    """The entries of logs that are one number each, as Python floats."""
+def numeric(logs):
+    """The entries of logs that are numbers, as arrays."""
     arrays = {name: np.asarray(value) for name, value in (logs or {}).items() if value is not None}
-    return {name: float(a.ravel()[0]) for name, a in arrays.items() if a.size == 1 and a.dtype.kind in "biuf"}
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "biuf"}
+
+
+def _flat(arrays):
+    return {(name, at): value for name, a in arrays.items() for at, value in enumerate(a.astype(np.float64).flat)}
+
+
+def _word(key, arrays):
+    name, at = key
+    return name if arrays[name].ndim == 0 else "{}[{}]".format(name, at)
+
+
+def _shaped(numbers, arrays):
+    shaped = {}
+    for name, array in arrays.items():
+        values = [float(numbers[name, at]) for at in range(array.size)]
+        dtype = array.dtype if array.dtype.kind == "f" else np.float64
+        shaped[name] = np.array(values, dtype).reshape(array.shape) if array.ndim else values[0]
+    return shaped
 
 
 def _ratio(sums):

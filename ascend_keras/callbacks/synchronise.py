@@ -8,10 +8,15 @@ import numpy as np
 from ascend_keras import compat
 from ascend_keras.callbacks import reduced_logs
 from ascend_keras.callbacks.merged_statistics import MergedStatistics
-from ascend_keras.callbacks.rank_exchange import Exchange
+from ascend_keras.callbacks.rank_exchange import Exchange, check_equal
 from ascend_keras.callbacks.rank_seeds import RankSeeds
 from ascend_keras.compat import keras
 from ascend_keras.log import logger
+
+_OTHER_RATES = (
+    "A callback has set it by a number that its rank alone has. What a callback adds to the logs, or decides by, has "
+    "to be equal on all ranks: the numbers in the logs of an epoch are, those of batches are not."
+)
 
 
 class Synchronise(keras.callbacks.Callback):
@@ -127,12 +132,19 @@ class Synchronise(keras.callbacks.Callback):
 class AgreeOnStop(keras.callbacks.Callback):
     """Ends the training on all ranks when a callback has ended it on one. To be put behind the callbacks that may.
 
-    It acts at the end of an epoch, by one collective. A rank that is stopped in the middle of an epoch where others go
+    It acts at the end of an epoch, by one collective, in which the ranks compare their learning rates, too: a callback
+    that sets it by a number of its rank would move the ranks apart for good. A rate that is a schedule follows the
+    steps, which are the same.
+
+    A rank that is stopped in the middle of an epoch where others go
     on cannot be helped: it is gone when they come to the next gradient, and they wait until the collective gives up, or
     the watchdog. So a rule that acts on single steps has to be one that all ranks come to at the same step.
 
     Args:
         backend: an open backend with several ranks.
+
+    Raises:
+        ValueError: on all ranks, if they have different learning rates.
     """
 
     def __init__(self, backend):
@@ -142,11 +154,15 @@ class AgreeOnStop(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Compares."""
-        stopped = self._exchange.gather("end of the training", ["stop"], [float(bool(self.model.stop_training))])
+        rate = 0.0 if compat.has_schedule(self.model.optimizer) else compat.get_learning_rate(self.model.optimizer)
+        names = ["stop", "learning rate"]
+        rows = self._exchange.gather("end of an epoch", names, [float(bool(self.model.stop_training)), rate])
+        check_equal("the learning rate at the end of epoch {}".format(epoch + 1), names[1:], rows[:, 1:], _OTHER_RATES)
+        stopped = rows[:, 0]
         if not stopped.any():
             return
         if not stopped.all():
-            ranks = ", ".join(str(rank) for rank in np.flatnonzero(stopped[:, 0]))
+            ranks = ", ".join(str(rank) for rank in np.flatnonzero(stopped))
             logger.warning("epoch %d: a callback of rank %s has ended the training; all ranks end it", epoch + 1, ranks)
         self.model.stop_training = True
 
@@ -176,6 +192,9 @@ class _Ending(keras.callbacks.Callback):
 def evaluate(backend, model, x=None, y=None, *, return_dict=False, callbacks=None, **arguments):
     """`model.evaluate` of this rank's part of the data, with the result over all ranks.
 
+    In a running `fit` all ranks evaluate with the same statistics of batch normalization, merged as at the end of an
+    epoch, and train on with their own.
+
     Args:
         backend: an open backend with several ranks. All ranks call this, each with its part.
         model, x, y, callbacks, arguments: as for `model.evaluate`.
@@ -190,5 +209,14 @@ def evaluate(backend, model, x=None, y=None, *, return_dict=False, callbacks=Non
     """
     ending = _Ending(Exchange(backend))
     given = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else list(callbacks or [])
-    model.evaluate(x, y, callbacks=[ending] + given, **arguments)
+    # Outside of a fit the statistics are the same on all ranks.
+    statistics = MergedStatistics(model) if compat.fit_arguments(model) else None
+    own = compat.get_values(statistics.variables) if statistics else []
+    if statistics:
+        statistics.merge(backend.sum_over_ranks)
+    try:
+        model.evaluate(x, y, callbacks=[ending] + given, **arguments)
+    finally:
+        if own:
+            compat.set_values(statistics.variables, own)
     return dict(ending.found) if return_dict else compat.flat_evaluation(model, ending.found)

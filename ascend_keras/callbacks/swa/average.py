@@ -36,6 +36,29 @@ class _Average:
         """Whether these are the variables that are averaged, and `lend` is possible if that is wanted."""
         return {id(v) for v in variables} == {id(v) for v in self.variables} and self._lends >= lends
 
+    def means_of(self, variables):
+        """The average of the samples so far of some of the variables, as float64 arrays."""
+        n = self._samples_in_sums()
+        return [np.asarray(total, np.float64) / n for total in self._part(self._places(variables))]
+
+    def replace_means(self, variables, means):
+        """Goes on as if the average of the samples so far of some of the variables had been another."""
+        places, n = self._places(variables), self._samples_in_sums()
+        self._load_part(places, [(mean * n).astype(self._dtypes[place]) for place, mean in zip(places, means)])
+
+    def _part(self, places):
+        raise NotImplementedError
+
+    def _load_part(self, places, arrays):
+        raise NotImplementedError
+
+    def _samples_in_sums(self):
+        return self.count if self._decay is None else 1
+
+    def _places(self, variables):
+        places = {id(v): place for place, v in enumerate(self.variables)}
+        return [places[id(v)] for v in variables]
+
     def _narrow(self, arrays):
         return [array.astype(_dtype(v).as_numpy_dtype) for v, array in zip(self.variables, arrays)]
 
@@ -108,6 +131,12 @@ class DeviceAverage(_Average):
         arrays = [np.asarray(value, dtype) for value, dtype in zip(sums, self._dtypes)]
         compat.set_values(self._stores + [self._samples], arrays + [np.float32(count)])
         self.count = count
+
+    def _part(self, places):
+        return compat.get_values([self._stores[place] for place in places])
+
+    def _load_part(self, places, arrays):
+        compat.set_values([self._stores[place] for place in places], arrays)
 
     def _build_zero(self):
         return _operations(v.assign(tf.zeros_like(v)) for v in self._stores + [self._samples])
@@ -228,6 +257,13 @@ class HostAverage(_Average):
         """Takes up the sums and the number of samples of another process."""
         self._sums = [np.array(value, dtype) for value, dtype in zip(sums, self._dtypes)]
         self.count = count
+
+    def _part(self, places):
+        return [self._sums[place] for place in places]
+
+    def _load_part(self, places, arrays):
+        for place, array in zip(places, arrays):
+            self._sums[place] = array
 
     def _means(self):
         n = self.count if self._decay is None else 1

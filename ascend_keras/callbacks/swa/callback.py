@@ -110,9 +110,7 @@ class SWA(keras.callbacks.Callback):
         self.bn_summary = None
         self._statistics = Statistics(self.settings)
         self._validation = Validation(self.settings)
-        self._average = None
-        self._timeline = None
-        self._pending = None
+        self._average = self._timeline = self._pending = None
         self._training = self._finished = False
         self._reduce, self._is_main, self._backend = None, True, None
         self._epoch, self._batches, self._step = -1, 0, 0
@@ -318,10 +316,11 @@ class SWA(keras.callbacks.Callback):
 
     def _sample_epoch(self):
         due = not self.settings.per_step and not self._sampled and self._timeline.due(self._epoch)
-        if due and not neighbours.have_put_weights_back(self):
+        if due and not neighbours.have_put_weights_back(self, self._epoch):
             self._take_sample()
             self.sampled_epochs.append(self._epoch + 1)
         self._sampled = True
+        self._statistics.merge_averages(self.model, self._average, self._reduce)
 
     def _sample_step(self, done):
         # In a call of several steps the last one counts; whether it was skipped cannot be told from the others.

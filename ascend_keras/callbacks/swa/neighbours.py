@@ -20,15 +20,17 @@ def problems(swa):
     ]
 
 
-def have_put_weights_back(swa):
-    """Whether a callback before SWA has just replaced the weights of the epoch; says so.
+def have_put_weights_back(swa, epoch):
+    """Whether a callback before SWA has just replaced the weights of this epoch, counted from 0; says so.
 
-    Where EarlyStopping puts the best weights back at the end of the epoch in which it stops, they are no sample.
+    Where EarlyStopping puts the best weights back at the end of the epoch in which it stops, they are no sample. It
+    alone knows whether it has: another callback may have stopped the training, on one of several ranks even.
     """
-    if compat.STOPPING_RESTORES_LATE or not swa.model.stop_training:
+    if compat.STOPPING_RESTORES_LATE:
         return False
     before, _ = _sides(swa)
-    if not any(map(_restores, before)):
+    # 0 stands for a training that it has not stopped, and after the first epoch there is no earlier one to put back.
+    if not any(_restores(callback) and callback.stopped_epoch == epoch > 0 for callback in before):
         return False
     warnings.warn(
         "EarlyStopping has put back the weights of an earlier epoch: the sample of the last one is left out. "

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
 from ascend_keras import compat
 from ascend_keras.callbacks.batch_norm import Batches, BatchNormPass, batch_norm_layers
-from ascend_keras.callbacks.merged_statistics import MergedStatistics
+from ascend_keras.callbacks.merged_statistics import MergedStatistics, merge_arrays
 
 # The words of keras-swa, for tools that look for them, and then what is true here.
 ANNOUNCEMENT = (
@@ -28,6 +30,7 @@ class Statistics:
         self._pass: Any = None
         self._batches = None
         self._other = []
+        self._merged = 0
 
     def averaged_variables(self, model):
         """The statistics that are averaged along with the weights: those of bn="average"."""
@@ -50,10 +53,11 @@ class Statistics:
         Raises:
             ValueError: there is, and no data is known for it.
         """
-        self._other = []
+        self._other, self._merged = [], 0
         self._source = self._find_source(model, steps) if self._settings.bn not in ("off", "average") else None
         if reduce is not None and compat.TF1 and self._source is None:
             MergedStatistics(model).prepare(reduce)
+            self._prepare_averages(model, reduce)
         found = self._find_layers(model)
         if found:
             self._pass.build(reduce) if compat.TF1 else self._pass.check_reach()
@@ -116,6 +120,37 @@ class Statistics:
         """Without a re-estimation: makes one of the statistics that the ranks have gathered; `reduce` as above."""
         if reduce is not None and self._source is None:
             MergedStatistics(model).merge(reduce)
+
+    def merge_averages(self, model, average, reduce):
+        """Makes one of the averages that the ranks have of their statistics, where those are sampled within an epoch.
+
+        At the end of an epoch the statistics are merged already. One sum over the ranks, none where there is no new
+        sample since the last.
+
+        Args:
+            model: the model.
+            average: the average, None before there is one.
+            reduce: sum over ranks, None on one rank.
+        """
+        variables = self._averaged_apart(model) if reduce is not None and average is not None else []
+        if not variables or average.count == self._merged:
+            return
+        self._merged = average.count
+        means = average.means_of(variables)
+        merged = merge_arrays([mean.ravel() for mean in means], len(variables) // 2, reduce)
+        average.replace_means(variables, [new.reshape(old.shape) for new, old in zip(merged, means)])
+
+    def _averaged_apart(self, model):
+        """The means and then the variances that every rank samples by itself."""
+        variables = self.averaged_variables(model) if self._settings.per_step else []
+        return variables[::2] + variables[1::2]
+
+    def _prepare_averages(self, model, reduce):
+        variables = self._averaged_apart(model)
+        if variables and hasattr(reduce, "prepare"):
+            # As many squares as there are means.
+            sizes = [int(np.prod([int(size) for size in v.shape])) for v in variables]
+            reduce.prepare(1 + sum(sizes) + sum(sizes[: len(sizes) // 2]))
 
     def re_estimated(self):
         """The variables that `install` has set, in the order of the layers; [] where it was not called."""
