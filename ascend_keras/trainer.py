@@ -3,11 +3,13 @@
 from ascend_keras import backends, callbacks, compat, optimizers, saving
 from ascend_keras.backends import npu_hccl, npu_options
 from ascend_keras.backends.base import RankSum, Settings
-from ascend_keras.callbacks import rank_files, synchronise, watchdog
+from ascend_keras.callbacks import rank_files, synchronise
+from ascend_keras.callbacks.watchdog import timeout_of
 from ascend_keras.compat import keras, tf
 from ascend_keras.distributed import cluster as clusters
-from ascend_keras.distributed import fingerprint, launch_marks, shards
+from ascend_keras.distributed import launch_marks, shards
 from ascend_keras.log import logger
+from ascend_keras.together import Together
 
 
 class NPUTrainer:
@@ -89,11 +91,12 @@ class NPUTrainer:
         waits = dict(
             gradient_fusion=gradient_fusion, connect_timeout=hccl_connect_timeout, exec_timeout=hccl_exec_timeout
         )
-        name, passed_over, settings, self._patience = _resolve(
+        name, passed_over, settings, patience = _resolve(
             backend, loss_scale, options, named, product, session_config, seed, watchdog, waits
         )
-        self.loss_scale, self.seed = loss_scale, seed
+        self.loss_scale = loss_scale
         self.backend = backends.open_backend(name, settings)
+        self._ranks = Together(self.backend, patience, dict(loss_scale=self._loss_scale(), seed=seed))
         self.model = None
         self._closed = False
         self._set_seed(seed)
@@ -215,21 +218,26 @@ class NPUTrainer:
         self._check_open()
         given = dict(x=x, y=y, validation_data=validation_data)
         whole = arguments.get("shard", True)
-        with self._watched() as watching:
+        with self._ranks.watched() as watching:
             x, y, validation_data, arguments = shards.for_fit(
                 x, y, validation_data, arguments, self.settings.cluster, self.backend.gather_over_ranks
             )
-            self.backend.before_run(compat.steps_per_execution(model), fit_steps(x, validation_data, arguments))
             user = _listed(callbacks)
             callbacks = watching + self._callbacks(user, repair_bn)
+            steps = fit_steps(x, validation_data, arguments)
             try:
-                arguments = self._together("fit", model, x, arguments, given, whole, user)
+                arguments = self._ranks.begin("fit", model, x, steps, arguments, given, whole, user)
+                self._ranks.fitting = True
                 history = model.fit(x, y, validation_data=validation_data, callbacks=callbacks, **arguments)
             except BaseException:
                 for callback in callbacks:
                     if hasattr(callback, "release"):
                         callback.release()
                 raise
+            finally:
+                self._ranks.fitting = False
+            # No rank may look for a checkpoint that rank 0 is still writing.
+            self._ranks.all_or_none(lambda: None)
         history.backend = dict(self.describe(), loss_scale=optimizers.loss_scale_of(model.optimizer))
         return history
 
@@ -241,11 +249,11 @@ class NPUTrainer:
         self._check_open()
         given = dict(x=x, y=y)
         whole = arguments.get("shard", True)
-        with self._watched() as watching:
+        with self._ranks.watched() as watching:
             cluster = self.settings.cluster
             x, y, arguments = shards.for_evaluate(x, y, arguments, cluster, self.backend.gather_over_ranks)
-            self.backend.before_run(compat.steps_per_execution(model), {"test": known_steps(x, arguments)})
-            arguments = self._together("evaluate", model, x, arguments, given, whole)
+            steps = {"test": known_steps(x, arguments)}
+            arguments = self._ranks.begin("evaluate", model, x, steps, arguments, given, whole)
             arguments["callbacks"] = watching + _listed(callbacks)
             if cluster.size > 1:
                 return synchronise.evaluate(self.backend, model, x, y, **arguments)
@@ -256,14 +264,15 @@ class NPUTrainer:
         self._check_open()
         given = dict(x=x)
         whole = arguments.get("shard", True)
-        with self._watched() as watching:
-            x, arguments = shards.for_predict(x, arguments, self.settings.cluster)
-            self.backend.before_run(compat.steps_per_execution(model), {"predict": known_steps(x, arguments)})
-            arguments = self._together("predict", model, x, arguments, given, whole)
+        with self._ranks.watched() as watching:
+            x, arguments = shards.for_predict(x, arguments, self.settings.cluster, self.backend.gather_over_ranks)
+            steps = {"predict": known_steps(x, arguments)}
+            arguments = self._ranks.begin("predict", model, x, steps, arguments, given, whole)
             return model.predict(x, callbacks=watching + _listed(callbacks), **arguments)
 
     def save(self, model, path):
-        """Writes a file that loads where ascend_keras is not installed; rank 0 writes, all others return.
+        """Writes a file that loads where ascend_keras is not installed. To be called on all ranks: rank 0 writes, all
+        return when it is there.
 
         Args:
             model: a Keras model.
@@ -273,40 +282,12 @@ class NPUTrainer:
         Returns:
             `path`.
         """
-        if self.settings.cluster.is_main:
-            saving.save(model, path)
-        else:
-            saving.read_only(model, path)
+        write = saving.save if self.settings.cluster.is_main else saving.read_only
+        with self._ranks.watched():
+            self._ranks.all_or_none(lambda: write(model, path))
         return path
 
     # --- parts of a run -----------------------------------------------------------------------------------------
-
-    def _watched(self):
-        cluster = self.settings.cluster
-        return watchdog.watched(self._patience, cluster.rank, cluster.size)
-
-    def _together(self, verb, model, x, arguments, given, whole, callbacks=()):
-        """Makes sure that all ranks are about to do the same; returns the arguments as this rank needs them."""
-        cluster = self.settings.cluster
-        if cluster.size == 1:
-            return arguments
-        compat.build_on(model, x)  # so that there is something to compare, and to broadcast before the first step
-        described = fingerprint.describe(
-            verb,
-            model,
-            arguments,
-            data=given,
-            whole=whole,
-            callbacks=callbacks,
-            settings=self.settings,
-            backend=self.backend.name,
-            loss_scale=self._loss_scale(),
-            seed=self.seed,
-            hccl=self.settings.hccl.given(),
-        )
-        fingerprint.compare(described, self.backend.gather_texts, cluster.rank)
-        # Eight progress bars would hide each other.
-        return arguments if cluster.is_main else dict(arguments, verbose=0)
 
     def _callbacks(self, user, repair_bn):
         user = list(user)
@@ -369,7 +350,7 @@ def _resolve(request, loss_scale, options, named, product, session_config, seed,
         cluster = clusters.Cluster()
         problems.append(str(error))
     try:
-        patience = watchdog.timeout_of(patience, cluster.size)
+        patience = timeout_of(patience, cluster.size)
     except ValueError as error:
         problems.append(str(error))
     try:

@@ -7,7 +7,7 @@ import time
 
 from absl import app, flags
 
-from ascend_keras import optimizers, report
+from ascend_keras import checkpoint_files, optimizers, report
 from ascend_keras.distributed import cluster
 from ascend_keras.recipes.data_sets import near
 
@@ -85,6 +85,20 @@ def resumes():
     return FLAGS.resume or cluster.restarts() > 0
 
 
+def check_folder(folder):
+    """Refuses to begin a training anew where another one has left checkpoints.
+
+    Raises:
+        UsageError: there are some. Its status 2 also keeps the launcher from starting again, which would resume them.
+    """
+    found = [] if resumes() else list(checkpoint_files.Folder(folder, None).numbered())
+    if found:
+        raise UsageError(
+            "The folder holds checkpoints of another training. Received: {} of them in {}. Go on with them by "
+            "--resume, or give another --output_dir.".format(len(found), folder)
+        )
+
+
 # --- the configuration ----------------------------------------------------------------------------------------------
 
 
@@ -159,15 +173,15 @@ def _one_line(values):
 # --- the result -----------------------------------------------------------------------------------------------------
 
 
-def finish(network, batch_size, ranks, history, throughput, accuracy, details):
+def finish(network, batch_size, ranks, backend, record, accuracy, details):
     """Writes the result files of a training and prints the final block.
 
     Args:
         network: the name of the recipe at ModelZoo.
         batch_size: examples a step and device.
         ranks: number of devices.
-        history: what `NPUTrainer.fit` returned.
-        throughput: the Throughput callback of that training.
+        backend: what ran where, see `NPUTrainer.describe`.
+        record: the RunRecord of the training.
         accuracy: of the final weights, in [0, 1].
         details: what else is worth keeping.
     """
@@ -176,10 +190,10 @@ def finish(network, batch_size, ranks, history, throughput, accuracy, details):
         batch_size=batch_size,
         rank_size=ranks,
         case_name=report.case_name(network, batch_size, ranks, FLAGS.case_suffix, FLAGS.bind_core),
-        actual_fps=throughput.images_per_sec,
+        actual_fps=record.images_per_sec,
         train_accuracy=accuracy,
         e2e_training_time=time.time() - report.started(),
-        backend=history.backend["backend"],
-        details=dict(history.backend, samples=throughput.samples, seconds=throughput.seconds, **details),
+        backend=backend["backend"],
+        details=dict(backend, samples=record.samples, seconds=record.seconds, **details),
     )
-    return report.finish(FLAGS.output_dir, result, history.history["loss"])
+    return report.finish(FLAGS.output_dir, result, record.losses)

@@ -84,28 +84,28 @@ class Run:
         """
         steps, checkpoint = self.steps, self._checkpoint()
         done = self._begin(checkpoint)
-        if done == steps.last:
-            self._say("all {} steps of this training are done".format(done))
-            return self.evaluate_checkpoints()
         counted = dict(batch_size=self.global_batch, epoch_samples=self.training.samples, initial_step=done)
         throughput, table = callbacks.Throughput(self.global_batch), self._table()
+        record = callbacks.RunRecord(throughput)
         # In front, so that the logs know the last step for what it is.
         used = [callbacks.StopAtStep(steps.last, done)] if steps.stops else []
         used += [log(metric=self.metrics[2], **counted)] + list(own) + ([table] if table else [])
         if self.config["metrics_file"]:
             used.append(callbacks.MetricsFile(metric=self.metrics[2], **dict(self.config["metrics_file"], **counted)))
-        used += [throughput] + ([checkpoint] if self.config["checkpoint"]["write"] else [])
+        used += [throughput]
+        used += [record] + ([checkpoint] if self.config["checkpoint"]["write"] else [])
         history = self.trainer.fit(
             self.model,
             feed(self.training.starting_at(done), **self.config["input"]),
             epochs=steps.epochs,
-            initial_epoch=done // steps.epoch,
+            # A process that was ended behind its last step has its result to write, and no step to make.
+            initial_epoch=done // steps.epoch if done < steps.last else steps.epochs,
             steps_per_epoch=steps.fit,
             verbose=2 if self.is_main else 0,
             callbacks=used,
             **self._validation(),
         )
-        return self._finish(history, throughput, table)
+        return self._finish(history.backend, record, table)
 
     def _checkpoint(self):
         options = dict(self.config["checkpoint"])
@@ -118,6 +118,8 @@ class Run:
     def _begin(self, checkpoint):
         """Restores what is asked for; returns the number of steps that are done."""
         start = self.config["start"]
+        if self.config["checkpoint"]["write"]:
+            common.check_folder(self.config["checkpoint"]["folder"])
         if start["path"]:
             self._say(models.load_pretrained(self.model, start["path"], start["exclude"]))
         report = checkpoint.restore(self.model) if start["resume"] else None
@@ -137,8 +139,8 @@ class Run:
         due = [epoch for epoch in range(1, epochs + 1) if epoch % between == 0 or epoch == epochs]
         return dict(validation_data=self._evaluation_feed(), validation_freq=due)
 
-    def _finish(self, history, throughput, table):
-        accuracy, seen_on = history.history[self.accuracy][-1], "training images, while training"
+    def _finish(self, backend, record, table):
+        accuracy, seen_on = record.logs[self.accuracy], "training images, while training"
         if table:
             if not table.rows or table.rows[-1].step != self.steps.last:
                 # TF 1.15 does not validate in an epoch in which a training is stopped.
@@ -151,7 +153,7 @@ class Run:
         details = dict(accuracy_on=seen_on, steps=self.steps.last, bad_images=bad)
         if not self.is_main:
             return None
-        return common.finish(self.network, self.training.batch_size, self.ranks, history, throughput, accuracy, details)
+        return common.finish(self.network, self.training.batch_size, self.ranks, backend, record, accuracy, details)
 
     def _sum(self, count):
         """A count of all ranks together."""

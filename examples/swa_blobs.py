@@ -56,6 +56,8 @@ def main():
         FLAGS["batch_size"].value = max(1, FLAGS.batch_size // ranks)
     (x, y), (x_test, y_test) = make_data()
     config = resolve(len(x), ranks)
+    folder = os.path.join(FLAGS.output_dir, "ckpt")
+    common.check_folder(folder)
     with NPUTrainer(**config["trainer"]) as trainer:
         is_main = trainer.settings.cluster.is_main
         common.write_config("swa_blobs", config, is_main)
@@ -65,7 +67,7 @@ def main():
         trainer.compile(model, optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
         swa = callbacks.SWA(verbose=1, **config["swa"])
         throughput = callbacks.Throughput(FLAGS.batch_size * ranks, epoch_samples=len(x) - len(x) % ranks)
-        checkpoint = callbacks.Checkpoint(os.path.join(FLAGS.output_dir, "ckpt"), keep=2)
+        record, checkpoint = callbacks.RunRecord(throughput), callbacks.Checkpoint(folder, keep=2)
         restored = checkpoint.restore(model) if config["start"]["resume"] else None
         history = trainer.fit(
             model,
@@ -73,17 +75,17 @@ def main():
             y,
             verbose=2,
             initial_epoch=restored.epoch if restored else 0,
-            callbacks=[swa, throughput, checkpoint],
+            callbacks=[swa, throughput, record, checkpoint],
             **config["fit"],
         )
         # 5,000 divides the 200,000 points, and the part of each of 2, 4 or 8 devices: all batches have one shape, as a
         # device wants it.
         _, accuracy = trainer.evaluate(model, x_test, y_test, batch_size=5000, verbose=0)
-        trainer.save(model, os.path.join(FLAGS.output_dir, "ckpt", "swa_final.npz"))
+        trainer.save(model, os.path.join(folder, "swa_final.npz"))
         if is_main:
             print("accuracy of the averaged model on {:,} held-out samples: {:.4f}".format(len(x_test), accuracy))
             details = dict(accuracy_on="{:,} held-out samples, averaged model".format(len(x_test)))
-            common.finish(NETWORK, FLAGS.batch_size, ranks, history, throughput, accuracy, details)
+            common.finish(NETWORK, FLAGS.batch_size, ranks, history.backend, record, accuracy, details)
 
 
 def resolve(samples, ranks=1):

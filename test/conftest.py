@@ -24,7 +24,8 @@ _NOT_OURS = (
 # and the newest Python, one of TensorFlow without Keras on those with an adapter and on the newest. On a single stack
 # everything runs.
 WITHOUT_TENSORFLOW = {"cli", "cli_data", "cli_rank_table", "cluster", "env", "npu_options", "rank_table", "recipes"}
-WITHOUT_TENSORFLOW |= {"launch", "launch_cores", "launch_failures", "launch_nodes", "launch_output", "launch_settings"}
+WITHOUT_TENSORFLOW |= {"launch", "launch_callers", "launch_cores", "launch_failures", "launch_messages", "launch_nodes"}
+WITHOUT_TENSORFLOW |= {"launch_npus", "launch_output", "launch_settings"}
 WITHOUT_TENSORFLOW |= {"report", "run_tests", "scripts", "scripts_8p", "tfrecord_plan", "watch"}
 WITHOUT_KERAS = {"augment", "cats_vs_dogs", "colour", "data_check", "data_progress", "image_files", "image_ops"}
 WITHOUT_KERAS |= {"pipeline", "pipeline_order", "record_format", "records", "sources", "tfds", "to_tfrecord"}

@@ -2,8 +2,8 @@
 
     python killed_ranks_script.py FOLDER [RANK:PLACE ...]
 
-The n-th start of the launch takes the n-th of the places: start, compile, epoch, evaluation, saving. A start without
-one trains to the end; rank 0 then writes FOLDER/weights.npz. Each start and each death is noted in FOLDER/events.
+The n-th start of the launch takes the n-th of the places: start, compile, epoch, evaluation, saving, end. A start
+without one trains to the end; rank 0 then writes FOLDER/weights.npz. Starts and deaths are noted in FOLDER/events.
 """
 
 import os
@@ -100,6 +100,7 @@ def main():
             validation_data=(x, y),
             callbacks=[Killer(), callbacks.SWA(2, swa_freq=2, lr_schedule="manual"), checkpoint],
         )
+        die_at("end")  # behind the last checkpoint: no epoch is left for the next start
         trainer.save(model, os.path.join(FOLDER, "weights.npz"))
     note("done")
 

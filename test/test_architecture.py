@@ -20,7 +20,7 @@ FLOORS = [
     + ["distributed.parts", "distributed.agreement", "distributed.shards"]
     + ["recipes", "checkpoint_files"],
     ["backends"],
-    ["trainer", "doctor", "study"],
+    ["trainer", "together", "doctor", "study"],
     ["cli", "cli_data", "cli_rank_table", "cli_launch", "__main__"],
 ]
 # Backends of the two adapters share the prefix of the option catalogue, which stands on the ground floor.

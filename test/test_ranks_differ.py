@@ -29,7 +29,7 @@ found = {}
 def attempt(name, run):
     try:
         history = run()
-        found[name] = [len(history.history["loss"]), history.params["steps"]]
+        found[name] = [len(history.history["loss"]), int(history.params["steps"])]
     except Exception as error:
         found[name] = "%s: %s" % (type(error).__name__, error)
 

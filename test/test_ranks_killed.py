@@ -1,4 +1,5 @@
-"""A rank is killed (-9) at start, while it compiles, in an epoch, in an evaluation, while a checkpoint is saved.
+"""A rank is killed (-9) at start, while it compiles, in an epoch, in an evaluation, while a checkpoint is saved,
+and behind the last one.
 
 One launch takes all of them, one a restart, and has to end with the bits of a launch in which nobody was killed.
 """
@@ -12,7 +13,7 @@ import pytest
 from launches import Launch
 
 SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "killed_ranks_script.py")
-PLACES = ["1:start", "0:compile", "1:epoch", "0:evaluation", "0:saving", "1:saving"]
+PLACES = ["1:start", "0:compile", "1:epoch", "0:evaluation", "0:saving", "1:saving", "0:end"]
 # Seconds in which all ranks have to be gone, and the next ones there.
 LIMIT = 15
 QUIET = dict(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1", ASCEND_KERAS_WATCHDOG="120")
@@ -69,13 +70,15 @@ def test_restarts_end_as_if_nothing_had_happened(undisturbed, restarted):
 
 def test_each_goes_on_from_the_last_checkpoint(restarted):
     _, _, _, events = restarted
-    begun = [[what for start, _, what, _ in events if start == str(n) and "from" in what] for n in range(7)]
+    starts = range(len(PLACES) + 1)
+    begun = [[what for start, _, what, _ in events if start == str(n) and "from" in what] for n in starts]
     assert begun[0] in ([], ["from 0"])
     # Epochs whose checkpoint was there: deaths are in the second epoch, from wherever a start begins.
     expected = ["from 0", "from 0", "from 1", "from 1", "from 1"]
     assert [set(texts) for texts in begun[1:6]] == [{text} for text in expected]
     # Where rank 1 dies, rank 0 may have given the file its name, or not yet.
     assert set(begun[6]) in ({"from 1"}, {"from 2"})
+    assert set(begun[7]) == {"from 6"}
 
 
 @pytest.mark.parametrize("number", range(len(PLACES)))

@@ -256,3 +256,19 @@ def test_device_must_be_a_number():
     code = recipes.plan("acc", ["--data_path=./"], {"ASCEND_DEVICE_ID": "../.."})
     assert "ASCEND_DEVICE_ID must be a whole number" in code
     assert code.endswith(">&2; exit 2")
+
+
+def test_a_folder_with_checkpoints_of_another_training_is_refused(tmp_path):
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt" / "ckpt-00007.npz").write_bytes(b"of last week")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASCEND_KERAS_")}
+    done = subprocess.run(
+        [sys.executable, recipes.SCRIPTS["swa_blobs"], "--output_dir=" + str(tmp_path), "--dataset=digits"],
+        env=dict(environment, PYTHONPATH=recipes.CHECKOUT, TF_CPP_MIN_LOG_LEVEL="3"),
+        capture_output=True,
+        text=True,
+    )
+    # Status 2 is what the launcher does not start again, so that no restart resumes it either.
+    assert done.returncode == 2
+    assert "The folder holds checkpoints of another training. Received: 1 of them in " in done.stderr
+    assert (tmp_path / "ckpt" / "ckpt-00007.npz").read_bytes() == b"of last week"

@@ -9,6 +9,7 @@ import pytest
 from test_scripts import IMAGENET, NUMBERS, SCRIPTS, data_folder, train, training  # noqa: F401
 
 from ascend_keras import recipes
+from ascend_keras.distributed import rank_table
 
 SCRIPTS_8P = [name.replace("_1p", "_8p") for name in SCRIPTS]
 RANKED = """
@@ -71,7 +72,8 @@ def test_data_path_is_required_in_the_words_of_the_convention(training, script):
         ("--devices=0,1,1", "each of them named once. Received: --devices=0,1,1."),
         ("--devices=0-x", "Devices are numbers and ranges of them, such as 0-3 or 4,5. Received: 0-x."),
         ("--devices=3-2", "Devices are numbers and ranges of them"),
-        ("--rank_table=/none.json", "There is no such file. Received: --rank_table=/none.json."),
+        ("--devices=0,1,7-5", "Devices are numbers and ranges of them"),
+        ("--rank_table=/none.json", "--rank_table=/none.json: "),
         ("--max_restarts=some", "Restarts are counted. Received: --max_restarts=some."),
         ("--device=0,1", "Unknown flag. Did you mean --devices? Received: --device=0,1."),
     ],
@@ -182,7 +184,6 @@ NPUS = bool(glob.glob("/dev/davinci[0-9]*"))
         (["--devices=4-7", "--backend=npu_bridge"], "--backend npu -n 4 --devices 4,5,6,7"),
         (["--devices=2,3", "--backend=host"], "--backend host -n 2"),
         (["--rank_table=TABLE"], "--backend npu --rank-table TABLE"),
-        (["--rank_table=TABLE", "--devices=0,1"], "--backend npu --rank-table TABLE -n 2 --devices 0,1"),
         (
             ["--devices=0,1", "--backend=host", "--max_restarts=3", "--bind_core"],
             "--backend host -n 2 --max-restarts 3 --bind-cores",
@@ -191,11 +192,28 @@ NPUS = bool(glob.glob("/dev/davinci[0-9]*"))
 )
 def test_what_the_launcher_is_told(tmp_path, arguments, expected):
     table = tmp_path / "table.json"
-    table.write_text("{}")
+    rank_table.write(rank_table.make([("127.0.0.1", {4: "", 5: ""})]), str(table))
     arguments = [argument.replace("TABLE", str(table)) for argument in arguments]
     code = recipes.plan("acc_8p", ["--data_path=./", "--output_dir=/out"] + arguments, {})
     launch = code[code.index("launch=(") + len("launch=(") : code.rindex(")")].split()
     at = launch.index("--log-dir")
     assert launch[at : at + 2] == ["--log-dir", "/out/ranks"]
     assert " ".join(launch[:at] + launch[at + 2 :]) == expected.replace("TABLE", str(table))
-    assert "device=" + ("4" if "--devices=4-7" in arguments else "2" if "--devices=2,3" in arguments else "0") in code
+    first = {"--devices=4-7": "4", "--devices=2,3": "2", "--rank_table=" + str(table): "4"}
+    assert "device={}\n".format(next((first[flag] for flag in arguments if flag in first), "0")) in code
+
+
+def test_a_former_run_stays_where_ranks_cannot_be_started(ranked):
+    (ranked.output / "ckpt").mkdir(parents=True)
+    (ranked.output / "train_0.log").write_text("the former run\n")
+    table = ranked.fake / "table.json"
+    rank_table.write(rank_table.make([("127.0.0.1", {0: "", 1: ""})]), str(table))
+    arguments = ["--data_path=./", "--overwrite", "--output_dir=" + str(ranked.output)]
+    table.write_text(table.read_text().replace('"completed"', '"begun"'))
+    done = train(ranked, "--rank_table=" + str(table), *arguments, script="train_full_8p.sh")
+    assert done.returncode == 2
+    assert "status" in done.err and "Received" in done.err
+    assert (ranked.output / "train_0.log").read_text() == "the former run\n"
+    done = train(ranked, "--devices=0,1", "--rank_table=" + str(table), *arguments, script="train_full_8p.sh")
+    assert done.returncode == 2
+    assert "The rank table says which devices there are." in done.err

@@ -24,6 +24,8 @@ run_script() {
     use_env || exit 1
     export JOB_ID=${JOB_ID:-10087}
     export ASCEND_GLOBAL_LOG_LEVEL=${ASCEND_GLOBAL_LOG_LEVEL:-3} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+    # A former run is not touched for ranks that cannot be started.
+    [ "${#launch[@]}" -eq 0 ] || "$PYTHON" -m ascend_keras launch --dry-run "${launch[@]}" "$script" >/dev/null || exit 2
     # What is resumed stays where it is.
     [ "$verb" = eval ] || [ -n "$resume" ] || make_room "$output"
     mkdir -p -- "$output/ckpt" || die "The output folder cannot be made. Received: --output_dir=$output."

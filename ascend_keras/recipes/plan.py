@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 
-from ascend_keras.distributed import cores
+from ascend_keras.distributed import cores, rank_table
 from ascend_keras.recipes.data_sets import CHECKOUT, SCRIPTS, UsageError, choose
 from ascend_keras.recipes.flags import parse, script_flags
 from ascend_keras.recipes.former_run import check_evaluation, trained_with
@@ -69,8 +69,11 @@ def _check_together(kind, values):
         problems.append("--overwrite would delete what --resume goes on with. Received: both. Give one of them.")
     if not re.match(r"\d+$", values.get("max_restarts", "0")):
         problems.append("Restarts are counted. Received: --max_restarts={}.".format(values["max_restarts"]))
-    if values.get("rank_table") and not os.path.isfile(values["rank_table"]):
-        problems.append("There is no such file. Received: --rank_table={}.".format(values["rank_table"]))
+    if values.get("rank_table") and values.get("devices"):
+        problems.append(
+            "The rank table says which devices there are. Received: --rank_table={}, --devices={}. Give one of "
+            "them.".format(values["rank_table"], values["devices"])
+        )
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -82,19 +85,30 @@ def _devices(kind, values, environ):
         if not re.match(r"\d+$", device):
             raise UsageError("ASCEND_DEVICE_ID must be a whole number. Received: ASCEND_DEVICE_ID={}.".format(device))
         return [int(device)]
+    if values.get("rank_table"):
+        return _devices_of_table(values["rank_table"])
     text = values.get("devices") or "0-7"
     devices = []
     for part in text.split(","):
         match = re.match(r"(\d+)(?:-(\d+))?$", part)
-        devices += range(int(match.group(1)), int(match.group(2) or match.group(1)) + 1) if match else []
-        if not match or not devices:
+        found = range(int(match.group(1)), int(match.group(2) or match.group(1)) + 1) if match else []
+        if not found:
             raise UsageError("Devices are numbers and ranges of them, such as 0-3 or 4,5. Received: {}.".format(text))
+        devices += found
     if len(set(devices)) != len(devices) or len(devices) < 2:
         raise UsageError(
             "This script trains on two devices or more, each of them named once. Received: --devices={}. For one "
             "device there is test/{}.".format(text, KINDS[kind].name.replace("_8p", "_1p"))
         )
     return devices
+
+
+def _devices_of_table(path):
+    """The devices of this server in a rank table."""
+    try:
+        return [device for _, device in rank_table.read(path).local()]
+    except ValueError as error:
+        raise UsageError("--rank_table={}: {}".format(path, error)) from error
 
 
 def _foreign_flags(kind, recipe, reason, values):
@@ -164,7 +178,7 @@ def _launch(devices, values, output, bind_core):
     arguments = ["--backend", "npu" if on_npus else "host", "--log-dir", os.path.join(output, "ranks")]
     if table:
         arguments += ["--rank-table", os.path.abspath(table)]
-    if values.get("devices") or not table:  # else the table says how many there are
+    else:
         arguments += ["-n", str(len(devices))]
         arguments += ["--devices", ",".join(map(str, devices))] if on_npus else []
     if values.get("max_restarts"):
