@@ -13,7 +13,7 @@ import pytest
 
 from ascend_keras import compat, data
 from ascend_keras.compat import keras, tf
-from ascend_keras.data import augment, pipeline
+from ascend_keras.data import augment, pipeline, pipeline_settings
 from ascend_keras.data.order import Order
 from ascend_keras.log import logger
 
@@ -149,7 +149,7 @@ class TestTraining:
 
     def test_the_number_of_threads_changes_nothing(self, folder, monkeypatch):
         expected = digest(take(data.images(data.image_folder(folder), 8, 32, seed=9, threads=1), 8))
-        monkeypatch.setattr(pipeline, "cpu_count", lambda: 5)
+        monkeypatch.setattr(pipeline_settings, "cpu_count", lambda: 5)
         assert digest(take(data.images(data.image_folder(folder), 8, 32, seed=9), 8)) == expected
 
     def test_another_process_gets_the_same(self, shards):
