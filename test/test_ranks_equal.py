@@ -4,7 +4,10 @@ Expected: the weights of one process. Sums of float32 in another order differ by
 carry on; TOLERANCE is some hundred times the rounding of a float32 near 1.
 """
 
+import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,19 +20,29 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "equal_ranks_s
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("equal")
+    """What all of them have written."""
+    path = tmp_path_factory.mktemp("equal")
+    command = [sys.executable, "-W", "ignore", SCRIPT, str(path), "1"] + [str(size) for size in RANKS]
+    done = subprocess.run(command, env=ranks.environment(None, 0), stdin=subprocess.DEVNULL, timeout=600)
+    assert done.returncode == 0, "".join(each.read_text()[-1500:] for each in sorted(path.glob("*.out")))
+    return path
+
+
+def found_by(folder, size):
+    """What each of so many ranks has found."""
+    return [json.loads((folder / "{}-{}.json".format(size, rank)).read_text()) for rank in range(size)]
 
 
 @pytest.fixture(scope="module")
 def one(folder):
     """What a single process finds."""
-    return ranks.values(ranks.run_host(SCRIPT, 1, args=[folder]))[0]
+    return found_by(folder, 1)[0]
 
 
 @pytest.fixture(scope="module", params=RANKS)
 def several(request, folder):
     """The number of ranks, and what each of them finds."""
-    return request.param, ranks.values(ranks.run_host(SCRIPT, request.param, args=[folder], timeout=300))
+    return request.param, found_by(folder, request.param)
 
 
 def weights(folder, name, size):
